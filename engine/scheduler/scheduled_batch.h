@@ -1,0 +1,45 @@
+// ScheduledBatch: what one step does, in terms of sequences. The batch builder
+// (engine/runner/batch_builder.h) turns it into a ForwardBatch.
+#ifndef PARALLAX_ENGINE_SCHEDULER_SCHEDULED_BATCH_H_
+#define PARALLAX_ENGINE_SCHEDULER_SCHEDULED_BATCH_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/runner/forward_batch.h"
+#include "engine/scheduler/sequence.h"
+
+namespace parallax {
+
+struct ScheduledSequence {
+  Sequence* sequence = nullptr;
+  int32_t first_position = 0;
+  int32_t num_tokens = 0;  // rows: 1 for a decode, a chunk for a prefill
+  bool decode = false;
+  bool samples = false;  // the last row's logits are sampled (for all choices on a fork)
+};
+
+/// A token that will come out of the step, in the order of StepResult::samples.
+struct ScheduledSample {
+  Sequence* sequence = nullptr;
+  int32_t output_position = 0;
+};
+
+struct ScheduledBatch {
+  uint64_t step_id = 0;
+  std::vector<ScheduledSequence> sequences;  // decodes first
+  std::vector<ScheduledSample> samples;
+  std::vector<Sequence*> attached;       // got a slot in this step
+  std::vector<int32_t> detached_slots;   // lost it since the last step
+  std::vector<PageCopy> page_copies;
+  int32_t prefill_tokens = 0;
+  int32_t decode_tokens = 0;
+  int32_t preemptions = 0;
+  int64_t prefix_query_tokens = 0;
+  int64_t prefix_hit_tokens = 0;
+  void Clear();
+};
+
+}  // namespace parallax
+
+#endif  // PARALLAX_ENGINE_SCHEDULER_SCHEDULED_BATCH_H_

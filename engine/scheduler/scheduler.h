@@ -1,0 +1,103 @@
+// Scheduler: decides what the next step computes.
+//
+// Policy. Every running sequence decodes one token in every step. What is left of the
+// token budget goes to prefill, in chunks, of running prompts first and then of waiting
+// requests: by priority value, then by arrival. A request is admitted only if its slots
+// (all n choices) and the pages of its whole prompt are free; it is never overtaken within
+// its class. When a decode finds no page, the running sequence of the worst priority and
+// latest arrival is preempted: pages freed, tokens kept, recomputed when there is room.
+//
+// Never needs the value of the last token: a step may be scheduled while earlier ones are
+// in flight (SchedulerOptions::max_steps_in_flight). Pages and slots that a step in flight
+// uses are released when that step is completed.
+//
+// Thread safety: engine thread only, except CheckFits, which reads constants.
+#ifndef PARALLAX_ENGINE_SCHEDULER_SCHEDULER_H_
+#define PARALLAX_ENGINE_SCHEDULER_SCHEDULER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "engine/request.h"
+#include "engine/scheduler/scheduled_batch.h"
+#include "engine/scheduler/sequence.h"
+
+namespace parallax {
+
+struct SchedulerOptions {
+  int32_t num_pages = 0;
+  int32_t max_num_seqs = 0;
+  int32_t max_num_batched_tokens = 0;  // >= max_num_seqs
+  int32_t max_prefill_chunk = 0;       // 0 = only the budget limits
+  int32_t max_context_tokens = 0;
+  int32_t sliding_window = 0;          // 0 = none
+  int32_t max_steps_in_flight = 1;
+  bool enable_prefix_cache = true;
+  uint64_t weights_version = 0;
+};
+
+struct SchedulerCounts {
+  int32_t groups_running = 0;  // at least one choice has pages
+  int32_t groups_waiting = 0;
+  int32_t pages_total = 0;
+  int32_t pages_used = 0;
+  int32_t pages_cached = 0;
+};
+
+class Scheduler {
+ public:
+  explicit Scheduler(const SchedulerOptions& options);
+  ~Scheduler();
+
+  /// INVALID_ARGUMENT if the request could not run even alone: too long for the context or
+  /// for the pages, or more choices than slots. Thread-safe.
+  absl::Status CheckFits(const Request& request) const;
+
+  /// Takes a request in (state waiting). REQUIRES: CheckFits was OK.
+  SequenceGroup* Add(Request request, uint64_t arrival, absl::Time submitted);
+
+  /// Plans the next step. False if nothing can be scheduled now (then `batch` may still
+  /// hold detached slots for the next one). REQUIRES: fewer than max_steps_in_flight
+  /// scheduled steps are not completed.
+  bool Schedule(absl::Time now, ScheduledBatch* batch);
+
+  /// A sampled token of a live sequence became known. REQUIRES: not finished.
+  void AppendToken(Sequence* sequence, int32_t token);
+
+  /// Ends one choice: no step scheduled from now on contains it.
+  void Finish(Sequence* sequence);
+
+  /// The oldest scheduled step was collected and its tokens appended: K/V positions become
+  /// computed, full pages are published to the prefix cache, pages and slots of finished
+  /// sequences are released.
+  void CompleteStep(const ScheduledBatch& batch);
+
+  /// True once every choice is finished and no step in flight uses the group.
+  bool IsReleased(const SequenceGroup& group) const;
+  /// Forgets a released group and destroys it.
+  void Remove(SequenceGroup* group);
+
+  bool HasWork() const;
+  SchedulerCounts Counts() const;
+  /// Frees every cached page that no sequence references; returns how many.
+  int32_t FlushPrefixCache();
+
+  /// All groups, in no particular order (deadlines, shutdown).
+  const std::vector<std::unique_ptr<SequenceGroup>>& groups() const;
+
+  /// Checks every invariant (pages, references, budget, states); empty if all hold, else
+  /// the first that does not. For tests; costs O(pages + tokens).
+  std::string CheckInvariants() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace parallax
+
+#endif  // PARALLAX_ENGINE_SCHEDULER_SCHEDULER_H_
