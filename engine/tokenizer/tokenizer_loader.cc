@@ -1,0 +1,92 @@
+#include <fstream>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "engine/tokenizer/sentencepiece_tokenizer.h"
+#include "engine/tokenizer/tokenizer.h"
+#include "engine/tokenizer/tokenizer_config.h"
+#include "engine/tokenizer/tokenizer_json.h"
+
+namespace parallax {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The largest tokenizers of today have 35 MB.
+constexpr uintmax_t kMaxFileBytes = uintmax_t{256} << 20;
+
+bool Exists(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+absl::Status WithFile(const absl::Status& status, const fs::path& path) {
+  return absl::Status(status.code(),
+                      absl::StrCat(path.string(), ": ", std::string(status.message())));
+}
+
+absl::StatusOr<std::string> ReadFile(const fs::path& path) {
+  std::error_code error;
+  const uintmax_t size = fs::file_size(path, error);
+  if (error) return absl::InvalidArgumentError(absl::StrCat(path.string(), ": ", error.message()));
+  if (size > kMaxFileBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path.string(), ": ", size, " bytes is too large for a tokenizer"));
+  }
+  std::string contents(size, '\0');
+  std::ifstream file(path, std::ios::binary);
+  if (!file.read(contents.data(), static_cast<std::streamsize>(size))) {
+    return absl::InvalidArgumentError(absl::StrCat(path.string(), ": cannot be read"));
+  }
+  return contents;
+}
+
+absl::StatusOr<TokenizerConfig> LoadConfig(const fs::path& path) {
+  if (!Exists(path)) return TokenizerConfig{};
+  const absl::StatusOr<std::string> text = ReadFile(path);
+  if (!text.ok()) return text.status();
+  absl::StatusOr<TokenizerConfig> config = ParseTokenizerConfig(*text);
+  if (!config.ok()) return WithFile(config.status(), path);
+  return config;
+}
+
+// Tokens that only tokenizer_config.json knows would be missed in prompts and have no text.
+absl::Status CheckAddedTokens(const Tokenizer& tokenizer, const TokenizerConfig& config) {
+  for (const auto& [id, content] : config.added_tokens) {
+    if (tokenizer.IsValidId(id)) continue;
+    return absl::UnimplementedError(
+        absl::StrCat("tokenizer_config.json: $.added_tokens_decoder.", id, " = \"", content,
+                     "\": tokens that the tokenizer's own file lacks are not supported"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const fs::path& model_dir) {
+  const fs::path sentencepiece = model_dir / "tokenizer.model";
+  const fs::path json = model_dir / "tokenizer.json";
+  const bool is_sentencepiece = Exists(sentencepiece);
+  if (!is_sentencepiece && !Exists(json)) {
+    return absl::NotFoundError(
+        absl::StrCat(model_dir.string(), ": neither tokenizer.model nor tokenizer.json"));
+  }
+  const fs::path& path = is_sentencepiece ? sentencepiece : json;
+  const absl::StatusOr<TokenizerConfig> config = LoadConfig(model_dir / "tokenizer_config.json");
+  if (!config.ok()) return config.status();
+  const absl::StatusOr<std::string> contents = ReadFile(path);
+  if (!contents.ok()) return contents.status();
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
+      is_sentencepiece ? SentencePieceTokenizer::Create(*contents, *config)
+                       : ParseTokenizerJson(*contents, *config);
+  if (!tokenizer.ok()) return WithFile(tokenizer.status(), path);
+  if (absl::Status status = CheckAddedTokens(**tokenizer, *config); !status.ok()) {
+    return WithFile(status, model_dir);
+  }
+  return tokenizer;
+}
+
+}  // namespace parallax
