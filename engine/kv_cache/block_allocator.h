@@ -71,7 +71,6 @@ class BlockAllocator {
 
   int32_t free_list() const { return num_pages(); }  // the lists' sentinels in links_
   int32_t lru_list() const { return num_pages() + 1; }
-  bool Empty(int32_t list) const { return links_[list].next == list; }
   void Unlink(int32_t page);
   void LinkBefore(int32_t position, int32_t page);
   void PushFree(int32_t page);

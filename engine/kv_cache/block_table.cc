@@ -4,6 +4,14 @@
 
 namespace parallax {
 
+void BlockTable::Append(int32_t page) {
+  if (page == kNoPage) {
+    CheckInvariant(first_live_ == size(), "only leading table entries have no page");
+    ++first_live_;
+  }
+  pages_.push_back(page);
+}
+
 int32_t BlockTable::Replace(int32_t index, int32_t page) {
   CheckInvariant(index >= first_live_ && index < size(), "only a live table entry is replaced");
   const int32_t old = pages_[index];

@@ -26,7 +26,8 @@ class BlockTable {
   /// Room for `pages` entries, so that appending later allocates nothing.
   void Reserve(int32_t pages) { pages_.reserve(pages); }
 
-  void Append(int32_t page) { pages_.push_back(page); }
+  /// Adds a page at the end; kNoPage only where every entry before it is kNoPage too.
+  void Append(int32_t page);
   /// Replaces a live entry; returns the page it held.
   int32_t Replace(int32_t index, int32_t page);
   /// Gives up the first live entry, which must be before `end`; returns its page, or
