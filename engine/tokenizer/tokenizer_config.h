@@ -17,12 +17,12 @@ namespace parallax {
 
 /// Unset fields leave the decision to the tokenizer's own file.
 struct TokenizerConfig {
-  std::optional<std::string> bos_token;
-  std::optional<std::string> eos_token;
-  std::optional<bool> add_bos_token;
-  std::optional<bool> add_eos_token;
+  std::optional<std::string> bos_token = std::nullopt;
+  std::optional<std::string> eos_token = std::nullopt;
+  std::optional<bool> add_bos_token = std::nullopt;
+  std::optional<bool> add_eos_token = std::nullopt;
   /// added_tokens_decoder: the tokens the model was trained with beside the vocabulary.
-  std::vector<std::pair<int32_t, std::string>> added_tokens;
+  std::vector<std::pair<int32_t, std::string>> added_tokens = {};
 };
 
 /// INVALID_ARGUMENT naming the JSON path and the value.

@@ -110,6 +110,9 @@ AddedToken ReadAddedToken(const JsonCursor& at) {
 
 void AddToken(const JsonCursor& at, AddedToken token, Contents* contents) {
   if (token.content.empty()) return at.Malformed("has no content");
+  if (!contents->added_ids.emplace(token.content, token.id).second) {
+    return at.Malformed("is listed twice");
+  }
   const auto in_model = contents->model_ids.find(token.content);
   const bool known = in_model != contents->model_ids.end();
   if (known && in_model->second != token.id) {
@@ -118,9 +121,6 @@ void AddToken(const JsonCursor& at, AddedToken token, Contents* contents) {
   }
   TokenEntry* entry = EntryAt(token.id, contents);
   if (entry->present && !known) return at.Malformed("has the id of another token");
-  if (!contents->added_ids.emplace(token.content, token.id).second) {
-    return at.Malformed("is listed twice");
-  }
   *entry = {.bytes = token.content, .present = true, .special = token.special};
   contents->added_tokens.push_back(std::move(token));
 }
