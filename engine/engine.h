@@ -13,7 +13,8 @@
 //   5. First token; n > 1 choices fork here and share the prompt's pages.
 //   6. One token a step until EOS, a stop, max_tokens, cancellation or a deadline.
 //   7. Preempted when pages run out: pages freed, tokens kept, back to waiting.
-//   8. Pages and slots are released once no step in flight uses them; OnDone is called.
+//   8. OnDone is called when the step is completed; pages and slots are released with it, or
+//      with the next one if that is in flight already.
 //
 // Bound on the gap between two tokens of a running (not preempted) sequence: every running
 // sequence is in every step, so the gap is one step of at most
@@ -27,6 +28,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -49,12 +51,14 @@ struct EngineOptions {
   /// Most prompt tokens of one sequence in a step; 0 = no limit of its own.
   int32_t max_prefill_chunk = 0;
   bool enable_prefix_cache = true;
+  /// Ids that end a choice, beside the tokenizer's EOS: those of the model folder.
+  std::vector<int32_t> eos_token_ids;
 };
 
 /// A moment's picture, for GetStats and liveness.
 struct EngineStats {
   EngineGauges gauges;
-  uint64_t steps = 0;               // completed since start
+  uint64_t steps = 0;  // completed since start
   uint64_t requests_submitted = 0;
   uint64_t requests_finished = 0;
   uint64_t tokens_generated = 0;
@@ -83,7 +87,8 @@ class Engine {
 
   /// Errors: INVALID_ARGUMENT (names the field), RESOURCE_EXHAUSTED (queue full),
   /// ALREADY_EXISTS (id is live), UNAVAILABLE (draining or broken). After OK the sink
-  /// gets exactly one OnDone; after an error it is never called.
+  /// gets exactly one OnDone; after an error it is never called. RESOURCE_EXHAUSTED carries
+  /// a retry hint (engine/retry_after.h).
   virtual absl::Status Submit(Request request, std::shared_ptr<TokenSink> sink) = 0;
 
   /// Ends a live request with `status` (not OK) at the end of the step in flight, in any

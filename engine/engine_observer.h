@@ -18,11 +18,11 @@ namespace parallax {
 
 /// One step, after its results were processed.
 struct StepStats {
-  absl::Duration duration;      // launch to collected
-  int32_t num_sequences = 0;    // batch size
-  int32_t prefill_tokens = 0;   // rows of prompts (and of recomputation)
-  int32_t decode_tokens = 0;    // rows of running sequences
-  int32_t tokens_generated = 0; // sampled and kept
+  absl::Duration duration;       // launch to collected
+  int32_t num_sequences = 0;     // batch size
+  int32_t prefill_tokens = 0;    // rows of prompts (and of recomputation)
+  int32_t decode_tokens = 0;     // rows of running sequences
+  int32_t tokens_generated = 0;  // sampled and kept
   int32_t preemptions = 0;
   int64_t prefix_cache_query_tokens = 0;  // prompt tokens looked up in this step
   int64_t prefix_cache_hit_tokens = 0;    // of those, found
@@ -33,13 +33,13 @@ struct EngineGauges {
   int32_t requests_running = 0;
   int32_t requests_waiting = 0;
   int32_t pages_total = 0;
-  int32_t pages_used = 0;      // referenced by a sequence
-  int32_t pages_cached = 0;    // unreferenced, but a prefix hit away
+  int32_t pages_used = 0;    // referenced by a sequence
+  int32_t pages_cached = 0;  // unreferenced, but a prefix hit away
   int64_t probe_state_bytes_total = 0;
   int64_t probe_state_bytes_used = 0;
 };
 
-/// One choice of a request has its first token.
+/// The first token of a request, of whichever choice: once a request.
 struct FirstToken {
   absl::Duration time_to_first_token;  // from submission
   absl::Duration queue_time;
@@ -55,7 +55,7 @@ struct FinishedRequest {
   int32_t num_choices = 1;
   bool first_token_seen = false;
   absl::Duration e2e_latency;
-  RequestTimings timings;
+  RequestTimings timings = {};  // of the slowest choice
 };
 
 class EngineObserver {

@@ -25,13 +25,13 @@ struct SamplingParams {
   static constexpr int kMaxChoices = 64;
 
   // Distribution. temperature 0 is greedy: the highest logit, the lowest id on ties.
-  float temperature = 1.0f;         // [0, 100]
-  int32_t top_k = 0;                // 0 = off; else >= 1
-  float top_p = 1.0f;               // (0, 1]
-  float min_p = 0.0f;               // [0, 1]
-  float repetition_penalty = 1.0f;  // (0, 10]; over prompt and output tokens
-  float presence_penalty = 0.0f;    // [-2, 2]; over output tokens
-  float frequency_penalty = 0.0f;   // [-2, 2]; over output tokens
+  float temperature = 1.0f;                           // [0, 100]
+  int32_t top_k = 0;                                  // 0 = off; else >= 1
+  float top_p = 1.0f;                                 // (0, 1]
+  float min_p = 0.0f;                                 // [0, 1]
+  float repetition_penalty = 1.0f;                    // (0, 10]; over prompt and output tokens
+  float presence_penalty = 0.0f;                      // [-2, 2]; over output tokens
+  float frequency_penalty = 0.0f;                     // [-2, 2]; over output tokens
   std::vector<std::pair<int32_t, float>> logit_bias;  // unique ids; bias in [-100, 100]
   /// The random stream is a function of (seed, choice index, position) alone.
   uint64_t seed = 0;
@@ -44,8 +44,8 @@ struct SamplingParams {
   std::vector<std::string> stop_strings;  // non-empty, unique
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
-  bool include_stop = false;         // keep the matched stop string or token in the text
-  bool skip_special_tokens = true;   // special tokens give no text
+  bool include_stop = false;        // keep the matched stop string or token in the text
+  bool skip_special_tokens = true;  // special tokens give no text
 
   // Log-probabilities of the model's distribution (log-softmax of the raw logits).
   // nullopt = none; k >= 0 = the chosen token's and the k most likely tokens'.

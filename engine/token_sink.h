@@ -2,8 +2,10 @@
 //
 // The engine calls a sink from its own thread, in this order:
 //   OnStart  at most once, before any token (prompt log-probabilities, echo),
-//   OnDelta  any number of times,
+//   OnDelta  any number of times; the last one of every choice carries its finish,
 //   OnDone   exactly once for every accepted request, last.
+// With `echo`, the first delta of a choice holds the prompt's text and token ids. However a
+// request ends, every choice gets a finish before OnDone.
 //
 // Contract for implementers: never block, never call back into the engine except Cancel,
 // never throw. A slow reader is the sink's to handle, in a bounded buffer.
@@ -41,9 +43,9 @@ enum class FinishReason {
 };
 
 struct RequestTimings {
-  absl::Duration queue;    // submission to first scheduled
-  absl::Duration prefill;  // first scheduled to first token
-  absl::Duration decode;   // first to last token
+  absl::Duration queue = absl::ZeroDuration();    // submission to first scheduled
+  absl::Duration prefill = absl::ZeroDuration();  // first scheduled to first token
+  absl::Duration decode = absl::ZeroDuration();   // first to last token
 };
 
 /// How one choice ended.
@@ -62,8 +64,9 @@ struct OutputDelta {
   int32_t choice = 0;
   std::string text;  // whole UTF-8 characters; empty for models without a tokenizer
   std::vector<int32_t> token_ids;
-  std::vector<PositionLogprobs> logprobs;  // one a token id, if asked for
-  std::optional<ChoiceFinish> finish;      // set on the choice's last delta
+  /// One a token id, if asked for. An echoed prompt token that was not scored has NaN.
+  std::vector<PositionLogprobs> logprobs;
+  std::optional<ChoiceFinish> finish;  // set on the choice's last delta
 };
 
 /// Known when the prompt has been processed.
@@ -79,7 +82,7 @@ class TokenSink {
   virtual ~TokenSink() = default;
   virtual void OnStart(RequestStart start) = 0;
   virtual void OnDelta(OutputDelta delta) = 0;
-  /// OK: every choice has had its finish. CANCELLED, DEADLINE_EXCEEDED, INTERNAL,
+  /// OK: every choice ended by itself or by its timeout. CANCELLED, DEADLINE_EXCEEDED, INTERNAL,
   /// UNAVAILABLE, RESOURCE_EXHAUSTED: the request ended early, for the reason stated.
   virtual void OnDone(absl::Status status) = 0;
 };

@@ -1,0 +1,225 @@
+#include "engine/engine_loop.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+
+namespace parallax {
+namespace {
+
+int32_t MaxChunk(const SchedulerOptions& options) {
+  return options.max_prefill_chunk > 0
+             ? std::min(options.max_prefill_chunk, options.max_num_batched_tokens)
+             : options.max_num_batched_tokens;
+}
+
+FinishReason ReasonOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kCancelled:
+    case absl::StatusCode::kUnavailable:
+      return FinishReason::kCancelled;
+    case absl::StatusCode::kDeadlineExceeded:
+      return FinishReason::kDeadline;
+    default:
+      return FinishReason::kError;
+  }
+}
+
+}  // namespace
+
+EngineLoop::EngineLoop(const SchedulerOptions& options, std::vector<int32_t> eos_token_ids,
+                       Scheduler* scheduler, ModelRunner* runner, Inbox* inbox, StatsBoard* board,
+                       EngineObserver* observer)
+    : scheduler_(scheduler),
+      runner_(runner),
+      inbox_(inbox),
+      board_(board),
+      observer_(observer),
+      deadlines_(MaxChunk(options), options.enable_prefix_cache),
+      output_(std::move(eos_token_ids), scheduler, observer),
+      pipeline_(scheduler, runner) {
+  stats_.gauges.probe_state_bytes_total = runner->limits().probe_state_bytes;
+  Publish();
+}
+
+void EngineLoop::Run() {
+  while (true) {
+    inbox_->Take(/*wait=*/stats_.idle, &messages_);
+    HandleMessages();
+    CheckDeadlines();
+    if (!output_.ended().empty()) Deliver();
+    LaunchSteps();
+    stats_.idle = pipeline_.empty();
+    if (stats_.idle) {
+      if (stopping_) return;
+      Publish();
+    } else {
+      CollectStep();
+      Deliver();
+    }
+  }
+}
+
+void EngineLoop::HandleMessages() {
+  for (LiveRequest* live : messages_.submitted) TakeIn(live);
+  for (Inbox::Cancellation& c : messages_.cancelled) {
+    output_.End(c.request, ReasonOf(c.status), std::move(c.status), absl::Now());
+  }
+  for (Inbox::Flush* flush : messages_.flushes) {
+    inbox_->AnswerFlush(flush, scheduler_->FlushPrefixCache());
+  }
+  if (!messages_.stop) return;
+  stopping_ = true;
+  const absl::Status shutdown = absl::UnavailableError("the engine is shutting down");
+  EndAll(shutdown, shutdown);
+}
+
+void EngineLoop::TakeIn(LiveRequest* live) {
+  live->group = scheduler_->Add(std::move(live->request), ++arrivals_, live->submitted);
+  live->group->owner = live;
+  for (size_t i = 0; i < live->choices.size(); ++i) {
+    live->choices[i].sequence = live->group->sequences[i].get();
+  }
+  const auto prompt_tokens = static_cast<int32_t>(live->group->request.prompt.size());
+  stats_.prompt_tokens += prompt_tokens;
+  observer_->OnSubmitted(prompt_tokens);
+  deadlines_.Add(live);
+  if (stats_.health.ok()) return;
+  // Accepted a moment before the backend broke.
+  output_.End(live, FinishReason::kError, absl::UnavailableError("the backend failed"),
+              absl::Now());
+}
+
+void EngineLoop::EndAll(absl::Status scheduled_status, absl::Status queued_status) {
+  const absl::Time now = absl::Now();
+  for (const std::unique_ptr<SequenceGroup>& group : scheduler_->groups()) {
+    auto* const live = static_cast<LiveRequest*>(group->owner);
+    if (live == nullptr) continue;
+    const absl::Status& status = live->queued ? queued_status : scheduled_status;
+    output_.End(live, ReasonOf(status), status, now);
+  }
+}
+
+void EngineLoop::CheckDeadlines() {
+  const absl::Time now = absl::Now();
+  while (const auto expiry = deadlines_.Next(now)) {
+    LiveRequest* const live = expiry->request;
+    absl::Status status;
+    if (expiry->kind == DeadlineWatch::Kind::kDeadline) {
+      status = absl::DeadlineExceededError(live->queued ? "the deadline passed in the queue"
+                                                        : "the deadline passed");
+    } else if (expiry->kind == DeadlineWatch::Kind::kHopeless) {
+      status = absl::DeadlineExceededError("the deadline cannot be met: dropped from the queue");
+    }
+    output_.End(live, FinishReason::kDeadline, std::move(status), now);
+  }
+}
+
+void EngineLoop::LaunchSteps() {
+  while (stats_.health.ok() && !pipeline_.full()) {
+    const absl::StatusOr<const ScheduledBatch*> launched = pipeline_.Launch(absl::Now());
+    if (!launched.ok()) return Break(launched.status());
+    if (*launched == nullptr) return;
+    LeaveQueue(**launched);
+  }
+}
+
+void EngineLoop::LeaveQueue(const ScheduledBatch& batch) {
+  for (const Sequence* sequence : batch.attached) {
+    auto* const live = static_cast<LiveRequest*>(sequence->group->owner);
+    if (live->queued) inbox_->LeaveQueue(live);
+  }
+}
+
+void EngineLoop::CollectStep() {
+  const absl::StatusOr<const StepResult*> result = pipeline_.Collect();
+  if (!result.ok()) return Break(result.status());
+  const absl::Time now = absl::Now();
+  const ScheduledBatch& batch = pipeline_.oldest();
+  const int32_t rows = batch.prefill_tokens + batch.decode_tokens;
+  // With two steps in flight the later one's time starts when the device gets to it.
+  deadlines_.NoteStep(rows, now - std::max(pipeline_.oldest_launched(), last_collected_));
+  last_collected_ = now;
+  const StepStats step{.duration = now - pipeline_.oldest_launched(),
+                       .num_sequences = static_cast<int32_t>(batch.sequences.size()),
+                       .prefill_tokens = batch.prefill_tokens,
+                       .decode_tokens = batch.decode_tokens,
+                       .tokens_generated = output_.Process(batch, **result, now),
+                       .preemptions = batch.preemptions,
+                       .prefix_cache_query_tokens = batch.prefix_query_tokens,
+                       .prefix_cache_hit_tokens = batch.prefix_hit_tokens};
+  pipeline_.CompleteOldest();
+  CountStep(step);
+}
+
+void EngineLoop::CountStep(const StepStats& step) {
+  ++stats_.steps;
+  stats_.tokens_generated += step.tokens_generated;
+  stats_.preemptions += step.preemptions;
+  stats_.prefix_cache_query_tokens += step.prefix_cache_query_tokens;
+  stats_.prefix_cache_hit_tokens += step.prefix_cache_hit_tokens;
+  observer_->OnStep(step);
+}
+
+// The backend is gone: whoever it ran for gets INTERNAL, whoever waited may try elsewhere.
+void EngineLoop::Break(const absl::Status& status) {
+  const std::string why = absl::StrCat("the backend failed: ", absl::string_view(status.message()));
+  stats_.health = absl::InternalError(why);
+  inbox_->Refuse(absl::UnavailableError(why));
+  EndAll(stats_.health, absl::UnavailableError(why));
+  while (!pipeline_.empty()) pipeline_.CompleteOldest();
+}
+
+// Counters first, then OnDone: a client that has its answer finds itself counted.
+void EngineLoop::Deliver() {
+  std::vector<LiveRequest*>& ended = output_.ended();
+  const absl::Time now = absl::Now();
+  for (LiveRequest* live : ended) {
+    CountFinished(*live, now);
+    deadlines_.Remove(live);
+    live->group->owner = nullptr;
+    releasing_.push_back(live->group);
+  }
+  RemoveReleasedGroups();
+  Publish();
+  for (LiveRequest* live : ended) {
+    std::unique_ptr<LiveRequest> owned = inbox_->Unregister(live);
+    owned->sink->OnDone(std::move(owned->status));
+    owned.reset();
+    inbox_->NoteEnded();
+  }
+  ended.clear();
+}
+
+void EngineLoop::CountFinished(const LiveRequest& live, absl::Time now) {
+  ++stats_.requests_finished;
+  observer_->OnFinished(live.Summary(now));
+}
+
+void EngineLoop::RemoveReleasedGroups() {
+  std::erase_if(releasing_, [this](SequenceGroup* group) {
+    if (!scheduler_->IsReleased(*group)) return false;
+    scheduler_->Remove(group);
+    return true;
+  });
+}
+
+void EngineLoop::Publish() {
+  const SchedulerCounts counts = scheduler_->Counts();
+  EngineGauges& gauges = stats_.gauges;
+  gauges.requests_running = counts.groups_running;
+  gauges.requests_waiting = counts.groups_waiting;
+  gauges.pages_total = counts.pages_total;
+  gauges.pages_used = counts.pages_used;
+  gauges.pages_cached = counts.pages_cached;
+  gauges.probe_state_bytes_used = stats_.idle ? 0 : runner_->probe_state_bytes_used();
+  stats_.last_progress = absl::Now();
+  observer_->OnGauges(gauges);
+  board_->Publish(stats_);
+}
+
+}  // namespace parallax
