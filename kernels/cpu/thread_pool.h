@@ -3,7 +3,8 @@
 // A loop over task indices is shared by the calling thread and size() - 1 workers. Indices
 // are claimed one at a time, so uneven tasks balance. Workers spin for a moment between loops,
 // because the ops of a decode step follow each other within microseconds, and then wait on a
-// condition variable. Nothing is allocated per loop.
+// condition variable. Nothing is allocated per loop; every thread has scratch memory, allocated
+// at construction, that a task may use while it runs.
 //
 // Thread safety: ParallelFor may be called from any thread; loops of different callers run
 // one after the other. REQUIRES: not called from inside a task.
@@ -12,7 +13,9 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <type_traits>
@@ -22,6 +25,9 @@ namespace parallax::kernels {
 
 class ThreadPool {
  public:
+  // Scratch of one thread: blocks of operands that ops keep in a core's own cache.
+  static constexpr size_t kScratchBytes = size_t{512} << 10;
+
   // num_threads counts the calling thread: 1 runs every loop inline. Values below 1 are 1.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
@@ -30,6 +36,10 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // The kScratchBytes of thread number `thread`, aligned to a cache line. Contents do not
+  // survive the task.
+  std::byte* scratch(int thread) { return scratch_.get() + thread * kScratchBytes; }
 
   // Calls task(index, thread) for every index in [0, num_tasks) and returns when all have
   // finished. thread is in [0, size()), and no two tasks with one thread number overlap in
@@ -43,6 +53,10 @@ class ThreadPool {
   }
 
  private:
+  struct FreeScratch {
+    void operator()(std::byte* memory) const;
+  };
+
   using Function = void (*)(const void* context, int64_t index, int thread) noexcept;
 
   void Run(int64_t num_tasks, const void* context, Function function);
@@ -70,6 +84,7 @@ class ThreadPool {
   std::atomic<bool> caller_sleeping_{false};
   std::atomic<bool> stopping_{false};
 
+  std::unique_ptr<std::byte, FreeScratch> scratch_;
   std::vector<std::thread> workers_;
 };
 

@@ -1,0 +1,154 @@
+// The one small matrix product behind linear layers and both products of attention:
+//   C[rows][columns] = A[rows][k] * B[k][columns]   (or += with accumulate)
+// with A and C row-major fp32 and B in panels of 16 columns, [columns / 16][k][16].
+//
+// Every element of C is one chain of fused multiply-adds over k in order, from zero or from
+// the old C. Tiles, panels side by side and blocks of k only decide which chains run at the
+// same time, so the bits never depend on them.
+#if defined(PARALLAX_KERNELS_CPU_PANEL_PRODUCT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef PARALLAX_KERNELS_CPU_PANEL_PRODUCT_INL_H_
+#undef PARALLAX_KERNELS_CPU_PANEL_PRODUCT_INL_H_
+#else
+#define PARALLAX_KERNELS_CPU_PANEL_PRODUCT_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstdint>
+
+#include "hwy/cache_control.h"
+#include "kernels/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace parallax::kernels::cpu::HWY_NAMESPACE {
+
+// Rows of a register tile: 12 accumulators and their operands fill AVX2's 16 registers.
+inline constexpr int kTileRows = kLanes >= kPanelWidth ? 12 : 6;
+
+// Panels that a tile of `rows` rows takes side by side, so that enough independent chains
+// hide the latency of the multiply-add.
+constexpr int TilePanels(int rows) {
+  const int accumulators = rows * kVectors;
+  return accumulators <= 2 ? 4 : accumulators <= 6 ? 2 : 1;
+}
+
+template <typename T>
+struct PanelOperand {
+  const T* data = nullptr;   // first panel
+  int64_t panel_stride = 0;  // elements from one panel to the next
+  int num_panels = 0;
+};
+
+struct RowOperand {
+  const float* data = nullptr;
+  int64_t stride = 0;
+};
+
+struct ProductResult {
+  float* data = nullptr;
+  int64_t stride = 0;
+  bool accumulate = false;
+};
+
+// How far ahead of a half-width panel to prefetch, in rows of 16: 16 KB. A weight streams from
+// memory at unit stride, and the hardware's own prefetchers, which stop at page ends, leave a
+// third of the bandwidth unused when the multiply-adds already keep the core busy.
+inline constexpr int64_t kPrefetchSteps = 512;
+
+template <int kRows, int kPanels, typename T>
+HWY_NOINLINE void ProductTile(const RowOperand& a, int64_t k, const T* HWY_RESTRICT panel,
+                              int64_t panel_stride, const ProductResult& c) {
+  const FloatTag tag;
+  FloatVector sum[kRows][kPanels][kVectors];
+  for (int row = 0; row < kRows; ++row) {
+    for (int p = 0; p < kPanels; ++p) {
+      for (int i = 0; i < kVectors; ++i) {
+        sum[row][p][i] =
+            c.accumulate ? hn::LoadU(tag, c.data + row * c.stride + p * kPanelWidth + i * kLanes)
+                         : hn::Zero(tag);
+      }
+    }
+  }
+  const float* HWY_RESTRICT rows[kRows];
+  for (int row = 0; row < kRows; ++row) rows[row] = a.data + row * a.stride;
+  for (int64_t step = 0; step < k; ++step) {
+    FloatVector b[kPanels][kVectors];
+    for (int p = 0; p < kPanels; ++p) {
+      if constexpr (sizeof(T) == 2) {
+        hwy::Prefetch(panel + p * panel_stride + (step + kPrefetchSteps) * kPanelWidth);
+      }
+      for (int i = 0; i < kVectors; ++i) {
+        b[p][i] = LoadAsFloat(panel + p * panel_stride + step * kPanelWidth + i * kLanes);
+      }
+    }
+    for (int row = 0; row < kRows; ++row) {
+      const FloatVector a_broadcast = hn::Set(tag, rows[row][step]);
+      for (int p = 0; p < kPanels; ++p) {
+        for (int i = 0; i < kVectors; ++i) {
+          sum[row][p][i] = hn::MulAdd(a_broadcast, b[p][i], sum[row][p][i]);
+        }
+      }
+    }
+  }
+  for (int row = 0; row < kRows; ++row) {
+    for (int p = 0; p < kPanels; ++p) {
+      for (int i = 0; i < kVectors; ++i) {
+        hn::StoreU(sum[row][p][i], tag, c.data + row * c.stride + p * kPanelWidth + i * kLanes);
+      }
+    }
+  }
+}
+
+// All panels for exactly kRows rows.
+template <int kRows, typename T>
+void ProductRows(const RowOperand& a, int64_t k, const PanelOperand<T>& b, const ProductResult& c) {
+  constexpr int kPanels = TilePanels(kRows);
+  int p = 0;
+  for (; p + kPanels <= b.num_panels; p += kPanels) {
+    ProductTile<kRows, kPanels>(a, k, b.data + p * b.panel_stride, b.panel_stride,
+                                {c.data + p * kPanelWidth, c.stride, c.accumulate});
+  }
+  for (; p < b.num_panels; ++p) {
+    ProductTile<kRows, 1>(a, k, b.data + p * b.panel_stride, b.panel_stride,
+                          {c.data + p * kPanelWidth, c.stride, c.accumulate});
+  }
+}
+
+template <typename T, int kRows = kTileRows>
+void ProductUpToTileRows(int rows, const RowOperand& a, int64_t k, const PanelOperand<T>& b,
+                         const ProductResult& c) {
+  if (rows == kRows) {
+    ProductRows<kRows>(a, k, b, c);
+  } else if constexpr (kRows > 1) {
+    ProductUpToTileRows<T, kRows - 1>(rows, a, k, b, c);
+  }
+}
+
+// Any number of rows, cut evenly into tiles.
+template <typename T>
+void PanelProduct(int rows, const RowOperand& a, int64_t k, const PanelOperand<T>& b,
+                  const ProductResult& c) {
+  if (rows == 0) return;
+  const int tiles = (rows + kTileRows - 1) / kTileRows;
+  // Panel by panel, so that one stays in the first-level cache while all rows pass it.
+  const int panels_at_once = tiles == 1 ? b.num_panels : 1;
+  for (int p = 0; p < b.num_panels; p += panels_at_once) {
+    const PanelOperand<T> part{b.data + p * b.panel_stride, b.panel_stride, panels_at_once};
+    for (int tile = 0; tile < tiles; ++tile) {
+      const int begin = rows * tile / tiles;
+      const int end = rows * (tile + 1) / tiles;
+      ProductUpToTileRows<T>(end - begin, {a.data + begin * a.stride, a.stride}, k, part,
+                             {c.data + begin * c.stride + p * kPanelWidth, c.stride, c.accumulate});
+    }
+  }
+}
+
+// Widens `size` elements, a multiple of 16, to fp32.
+template <typename T>
+void Widen(const T* HWY_RESTRICT from, int64_t size, float* HWY_RESTRICT to) {
+  for (int64_t i = 0; i < size; i += kPanelWidth) StoreGroup(LoadGroup(from + i), to + i);
+}
+
+}  // namespace parallax::kernels::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // PARALLAX_KERNELS_CPU_PANEL_PRODUCT_INL_H_
