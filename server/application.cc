@@ -1,0 +1,153 @@
+#include "server/application.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace parallax::server {
+namespace {
+
+// Once no request is live, clients still have to read what was written for them.
+constexpr absl::Duration kFlushTime = absl::Seconds(2);
+// Aborted requests end within a step; a backend that hangs must not hold up the exit.
+constexpr absl::Duration kAbortTime = absl::Seconds(5);
+
+// One thread writes some 100,000 messages a second.
+int DispatcherThreads() {
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 8, 1, 4);
+}
+
+}  // namespace
+
+Application::Application(const ServerConfig& config, const Logger* logger)
+    : config_(config), logger_(*logger) {}
+
+absl::StatusOr<std::unique_ptr<Application>> Application::Start(const ServerConfig& config,
+                                                                const Logger* logger) {
+  std::unique_ptr<Application> app(new Application(config, logger));
+  if (absl::Status s = app->StartAuthentication(); !s.ok()) return s;
+  if (absl::Status s = app->StartEngine(); !s.ok()) return s;
+  if (absl::Status s = app->StartListening(); !s.ok()) return s;
+  app->WarnOfOpenDoors();
+  return app;
+}
+
+absl::Status Application::StartAuthentication() {
+  if (config_.auth_token_file.empty()) {
+    authenticator_ = Authenticator::Anonymous();
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::unique_ptr<Authenticator>> authenticator =
+      Authenticator::FromFile(config_.auth_token_file);
+  if (!authenticator.ok()) return authenticator.status();
+  authenticator_ = *std::move(authenticator);
+  return absl::OkStatus();
+}
+
+absl::Status Application::StartEngine() {
+  logger_.Info("loading_model", {{"model", config_.model}});
+  absl::StatusOr<LoadedModel> model = LoadModel(config_);
+  if (!model.ok()) return model.status();
+  model_ = *std::move(model);
+  const absl::StatusOr<RequestLimits> limits = MakeRequestLimits(config_, model_.served);
+  if (!limits.ok()) return limits.status();
+  metrics_ = std::make_shared<ServerMetrics>(model_.served.name);
+  absl::StatusOr<std::unique_ptr<Engine>> engine =
+      Engine::Create(MakeEngineOptions(config_, model_.served), std::move(model_.runner),
+                     model_.tokenizer.get(), metrics_.get());
+  if (!engine.ok()) return engine.status();
+  engine_ = *std::move(engine);
+  dispatcher_ = std::make_unique<WriteDispatcher>(DispatcherThreads());
+  environment_ = {.engine = engine_.get(),
+                  .authenticator = authenticator_.get(),
+                  .metrics = metrics_.get(),
+                  .logger = &logger_,
+                  .dispatcher = dispatcher_.get(),
+                  .model = model_.served,
+                  .limits = *limits,
+                  .outbox_bytes = static_cast<size_t>(config_.outbox_bytes),
+                  .max_response_bytes = static_cast<size_t>(config_.max_response_bytes)};
+  return absl::OkStatus();
+}
+
+absl::Status Application::StartListening() {
+  if (!config_.metrics_listen.empty()) {
+    absl::StatusOr<std::unique_ptr<MetricsHttp>> http =
+        MetricsHttp::Start(config_.metrics_listen, metrics_);
+    if (!http.ok()) return http.status();
+    metrics_http_ = *std::move(http);
+  }
+  absl::StatusOr<std::unique_ptr<GrpcServer>> grpc = GrpcServer::Start(config_, &environment_);
+  if (!grpc.ok()) return grpc.status();
+  grpc_ = *std::move(grpc);
+  return absl::OkStatus();
+}
+
+void Application::WarnOfOpenDoors() const {
+  if (IsLoopbackAddress(config_.listen)) return;
+  if (config_.tls.cert.empty()) {
+    logger_.Warning("listening_without_tls",
+                    {{"listen", config_.listen},
+                     {"advice",
+                      "prompts, outputs and tokens travel in the clear; set --tls-cert "
+                      "and --tls-key, or put a proxy in front"}});
+  }
+  if (config_.tls.client_ca.empty() && !authenticator_->requires_token()) {
+    logger_.Warning("listening_without_authentication",
+                    {{"listen", config_.listen},
+                     {"advice",
+                      "everyone who reaches the port is served; set "
+                      "--auth-token-file or --tls-client-ca"}});
+  }
+}
+
+std::string Application::ReadyLine() const {
+  return absl::StrCat("{\"event\":\"ready\",\"pid\":", getpid(), ",\"port\":", grpc_->port(),
+                      ",\"admin_port\":", grpc_->admin_port(),
+                      ",\"metrics_port\":", metrics_http_ != nullptr ? metrics_http_->port() : 0,
+                      "}");
+}
+
+bool Application::Stop() {
+  const absl::Time deadline = absl::Now() + config_.grace_period;
+  engine_->BeginDrain();
+  grpc_->health().Refresh();
+  logger_.Info("stopping", {{"grace_period", absl::FormatDuration(config_.grace_period)}});
+  if (!engine_->AwaitDrained(deadline)) {
+    logger_.Warning("grace_period_over", {});
+    AbortRunning();
+    engine_->AwaitDrained(absl::Now() + kAbortTime);
+  }
+  grpc_->Shutdown(absl::Now() + kFlushTime);
+  metrics_http_.reset();
+  MutexLock lock(&mutex_);
+  logger_.Info("stopped", {{"requests_aborted", aborted_ ? "yes" : "no"}});
+  return !aborted_;
+}
+
+void Application::AbortRunning() {
+  const EngineStats stats = engine_->Stats();
+  {
+    MutexLock lock(&mutex_);
+    aborted_ = aborted_ || stats.requests_submitted != stats.requests_finished;
+  }
+  engine_->AbortAll(absl::UnavailableError("the server is shutting down"));
+}
+
+void Application::ReloadTokens() {
+  const absl::Status status = authenticator_->Reload();
+  if (status.ok()) {
+    logger_.Info("tokens_reloaded", {});
+  } else {
+    logger_.Error("tokens_not_reloaded", {{"error", std::string(status.message())}});
+  }
+}
+
+Application::~Application() = default;
+
+}  // namespace parallax::server

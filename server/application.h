@@ -1,0 +1,73 @@
+// Application: the whole server as one object: model, engine, metrics and listeners, in the
+// order in which they start, and the order in which they stop.
+//
+// Thread safety: Start and Stop from one thread; AbortRunning and ReloadTokens from any.
+#ifndef PARALLAX_SERVER_APPLICATION_H_
+#define PARALLAX_SERVER_APPLICATION_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/engine.h"
+#include "server/auth.h"
+#include "server/call_environment.h"
+#include "server/config.h"
+#include "server/grpc_server.h"
+#include "server/logger.h"
+#include "server/metrics.h"
+#include "server/metrics_http.h"
+#include "server/model_loading.h"
+#include "server/write_dispatcher.h"
+
+namespace parallax::server {
+
+class Application {
+ public:
+  /// Loads the model and serves; on return the server accepts calls. `logger` outlives it.
+  static absl::StatusOr<std::unique_ptr<Application>> Start(const ServerConfig& config,
+                                                            const Logger* logger);
+  ~Application();
+
+  /// One JSON object on one line: the ports in use.
+  std::string ReadyLine() const;
+
+  /// Refuses new work and turns health NOT_SERVING; lets running requests finish within the
+  /// grace period, then ends them with UNAVAILABLE; waits for replies to be read, then stops
+  /// listening. Returns whether every request finished by itself.
+  bool Stop();
+
+  /// Ends every live request with UNAVAILABLE now. Makes a running Stop return soon.
+  void AbortRunning();
+
+  /// Reads the token file again; an error is logged and changes nothing.
+  void ReloadTokens();
+
+ private:
+  Application(const ServerConfig& config, const Logger* logger);
+
+  absl::Status StartAuthentication();
+  absl::Status StartEngine();
+  absl::Status StartListening();
+  void WarnOfOpenDoors() const;
+
+  const ServerConfig config_;
+  const Logger& logger_;
+  // What the engine's last events and the calls' last reactions use comes first: it is
+  // destroyed last.
+  std::shared_ptr<ServerMetrics> metrics_;  // shared with the HTTP server, weakly
+  std::unique_ptr<Authenticator> authenticator_;
+  LoadedModel model_;
+  std::unique_ptr<WriteDispatcher> dispatcher_;
+  CallEnvironment environment_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<GrpcServer> grpc_;
+  std::unique_ptr<MetricsHttp> metrics_http_;
+
+  Mutex mutex_;
+  bool aborted_ PARALLAX_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace parallax::server
+
+#endif  // PARALLAX_SERVER_APPLICATION_H_

@@ -1,0 +1,32 @@
+// CallEnvironment: what every call needs; made once at start.
+//
+// Thread safety: const; the objects are thread-safe and outlive every call.
+#ifndef PARALLAX_SERVER_CALL_ENVIRONMENT_H_
+#define PARALLAX_SERVER_CALL_ENVIRONMENT_H_
+
+#include <cstddef>
+
+#include "engine/engine.h"
+#include "server/auth.h"
+#include "server/logger.h"
+#include "server/metrics.h"
+#include "server/served_model.h"
+#include "server/write_dispatcher.h"
+
+namespace parallax::server {
+
+struct CallEnvironment {
+  Engine* engine = nullptr;
+  const Authenticator* authenticator = nullptr;
+  ServerMetrics* metrics = nullptr;
+  const Logger* logger = nullptr;
+  WriteDispatcher* dispatcher = nullptr;
+  ServedModel model;
+  RequestLimits limits;
+  size_t outbox_bytes = 0;
+  size_t max_response_bytes = 0;
+};
+
+}  // namespace parallax::server
+
+#endif  // PARALLAX_SERVER_CALL_ENVIRONMENT_H_

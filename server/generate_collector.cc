@@ -1,0 +1,102 @@
+#include "server/generate_collector.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/output_delta.h"
+#include "server/response_builder.h"
+
+namespace parallax::server {
+
+GenerateCollector* GenerateCollector::Start(grpc::CallbackServerContext* context,
+                                            const CallEnvironment* environment, Request request,
+                                            Permit permit, v1::GenerateResponse* response) {
+  auto collector = std::make_shared<GenerateCollector>(context, environment, request,
+                                                       std::move(permit), response);
+  collector->self_ = collector;
+  const absl::Status submitted = environment->engine->Submit(std::move(request), collector);
+  if (!submitted.ok()) collector->OnDone(submitted);
+  return collector.get();
+}
+
+GenerateCollector::GenerateCollector(grpc::CallbackServerContext* context,
+                                     const CallEnvironment* environment, const Request& request,
+                                     Permit permit, v1::GenerateResponse* response)
+    : call_(RpcMethod::kGenerate, context, environment, request, std::move(permit)),
+      dispatch_queue_(environment->dispatcher->AssignQueue()),
+      response_(response),
+      choices_(request.sampling.n) {
+  for (int i = 0; i < request.sampling.n; ++i) choices_[i].choice = i;
+}
+
+void GenerateCollector::OnStart(RequestStart start) {
+  MutexLock lock(&mutex_);
+  for (const PositionLogprobs& position : start.prompt_logprobs) {
+    CountLocked(LogprobsBytes(position));
+  }
+  if (!overflow_.has_value()) prompt_logprobs_ = std::move(start.prompt_logprobs);
+}
+
+void GenerateCollector::OnDelta(OutputDelta delta) {
+  MutexLock lock(&mutex_);
+  CountLocked(DeltaBytes(delta) - sizeof(delta));
+  if (overflow_.has_value()) return;
+  OutputDelta& choice = choices_[delta.choice];
+  MergeDelta(std::move(delta), &choice);
+}
+
+void GenerateCollector::CountLocked(size_t bytes) {
+  bytes_ += bytes;
+  if (overflow_.has_value() || bytes_ <= call_.environment().max_response_bytes) return;
+  overflow_ = absl::ResourceExhaustedError(absl::StrCat("the reply would have more than ",
+                                                        call_.environment().max_response_bytes,
+                                                        " bytes; use GenerateStream"));
+  call_.Cancel(*overflow_);
+}
+
+void GenerateCollector::OnDone(absl::Status status) {
+  {
+    MutexLock lock(&mutex_);
+    done_ = overflow_.has_value() ? *overflow_ : std::move(status);
+  }
+  call_.environment().dispatcher->Dispatch(dispatch_queue_, shared_from_this());
+}
+
+void GenerateCollector::Write() {
+  absl::Status status;
+  {
+    MutexLock lock(&mutex_);
+    status = *done_;
+    if (status.ok()) FillResponseLocked();
+  }
+  Finish(call_.End(status));
+}
+
+void GenerateCollector::FillResponseLocked() {
+  response_->set_request_id(call_.request_id());
+  response_->set_model(call_.environment().model.name);
+  AppendLogprobs(prompt_logprobs_, call_.environment().model.tokenizer,
+                 response_->mutable_prompt_logprobs());
+  for (OutputDelta& choice : choices_) FillChoice(std::move(choice));
+}
+
+void GenerateCollector::FillChoice(OutputDelta choice) {
+  v1::Choice* wire = response_->add_choices();
+  wire->set_index(choice.choice);
+  wire->set_text(std::move(choice.text));
+  wire->mutable_token_ids()->Add(choice.token_ids.begin(), choice.token_ids.end());
+  AppendLogprobs(choice.logprobs, call_.environment().model.tokenizer, wire->mutable_logprobs());
+  if (!choice.finish.has_value()) return;
+  FillFinish(*choice.finish, wire->mutable_finish());
+  AddUsage(wire->finish().usage(), response_->mutable_usage());
+  MergeSlowest(wire->finish().timings(), response_->mutable_timings());
+}
+
+void GenerateCollector::OnCancel() {
+  MutexLock lock(&mutex_);
+  if (!done_.has_value()) call_.Cancel(call_.ClientGoneStatus());
+}
+
+void GenerateCollector::OnDone() { self_.reset(); }
+
+}  // namespace parallax::server

@@ -1,0 +1,71 @@
+// GenerateCollector: one unary Generate call. Collects the output of all choices and
+// replies once.
+//
+// Bounded by max_response_bytes: over it the request ends with RESOURCE_EXHAUSTED.
+//
+// Lifetime: as GenerateReactor, shared between gRPC and the engine.
+// Thread safety: safe.
+#ifndef PARALLAX_SERVER_GENERATE_COLLECTOR_H_
+#define PARALLAX_SERVER_GENERATE_COLLECTOR_H_
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "engine/base/mutex.h"
+#include "engine/request.h"
+#include "engine/token_sink.h"
+#include "grpcpp/support/server_callback.h"
+#include "parallax/v1/inference.pb.h"
+#include "server/generate_call.h"
+#include "server/write_dispatcher.h"
+
+namespace parallax::server {
+
+class GenerateCollector final : public grpc::ServerUnaryReactor,
+                                public TokenSink,
+                                public Writable,
+                                public std::enable_shared_from_this<GenerateCollector> {
+ public:
+  /// Submits the request; `response` is filled before the call ends. A refused request ends
+  /// the call.
+  static GenerateCollector* Start(grpc::CallbackServerContext* context,
+                                  const CallEnvironment* environment, Request request,
+                                  Permit permit, v1::GenerateResponse* response);
+
+  GenerateCollector(grpc::CallbackServerContext* context, const CallEnvironment* environment,
+                    const Request& request, Permit permit, v1::GenerateResponse* response);
+
+  // TokenSink, on the engine's thread.
+  void OnStart(RequestStart start) override;
+  void OnDelta(OutputDelta delta) override;
+  void OnDone(absl::Status status) override;
+
+  // Writable, on a dispatcher thread: builds the reply and sends it.
+  void Write() override;
+
+  // gRPC's reactions.
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  void CountLocked(size_t bytes) PARALLAX_REQUIRES(mutex_);
+  void FillResponseLocked() PARALLAX_REQUIRES(mutex_);
+  void FillChoice(OutputDelta choice);
+
+  GenerateCall call_;
+  const int dispatch_queue_;
+  std::shared_ptr<GenerateCollector> self_;  // until gRPC's OnDone
+  v1::GenerateResponse* const response_;     // gRPC's; ours until Finish
+
+  Mutex mutex_;
+  std::vector<PositionLogprobs> prompt_logprobs_ PARALLAX_GUARDED_BY(mutex_);
+  std::vector<OutputDelta> choices_ PARALLAX_GUARDED_BY(mutex_);
+  size_t bytes_ PARALLAX_GUARDED_BY(mutex_) = 0;
+  std::optional<absl::Status> overflow_ PARALLAX_GUARDED_BY(mutex_);
+  std::optional<absl::Status> done_ PARALLAX_GUARDED_BY(mutex_);
+};
+
+}  // namespace parallax::server
+
+#endif  // PARALLAX_SERVER_GENERATE_COLLECTOR_H_

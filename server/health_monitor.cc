@@ -1,0 +1,87 @@
+#include "server/health_monitor.h"
+
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace parallax::server {
+namespace {
+
+// A stall is noticed at most a quarter of the timeout late.
+constexpr int kLooksPerTimeout = 4;
+
+}  // namespace
+
+absl::Status JudgeHealth(const EngineStats& stats, absl::Duration stall_timeout, absl::Time now) {
+  if (!stats.health.ok()) {
+    return absl::UnavailableError(absl::StrCat("engine failed: ", stats.health.message()));
+  }
+  if (stats.draining) return absl::UnavailableError("draining");
+  if (!stats.idle && now - stats.last_progress > stall_timeout) {
+    return absl::UnavailableError(absl::StrCat("no step completed for ",
+                                               absl::FormatDuration(now - stats.last_progress),
+                                               " although there is work"));
+  }
+  return absl::OkStatus();
+}
+
+HealthMonitor::HealthMonitor(const Engine* engine, absl::Duration stall_timeout,
+                             SetServing set_serving, const Logger* logger)
+    : engine_(*engine),
+      stall_timeout_(stall_timeout),
+      set_serving_(std::move(set_serving)),
+      logger_(*logger),
+      announced_(absl::UnknownError("not judged yet")) {
+  Refresh();
+  thread_ = std::thread(&HealthMonitor::Watch, this);
+}
+
+HealthMonitor::~HealthMonitor() {
+  {
+    MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  stop_requested_.NotifyAll();
+  thread_.join();
+}
+
+void HealthMonitor::Refresh() { Judge().IgnoreError(); }
+
+absl::Status HealthMonitor::Judge() {
+  MutexLock lock(&mutex_);
+  const absl::Status health = JudgeHealth(engine_.Stats(), stall_timeout_, absl::Now());
+  Announce(health);
+  return health;
+}
+
+void HealthMonitor::Announce(const absl::Status& health) {
+  // The message of a stall grows older with every look: only the code is a change.
+  if (health.code() == announced_.code()) return;
+  announced_ = health;
+  set_serving_(health.ok());
+  if (health.ok()) {
+    logger_.Info("health", {{"status", "SERVING"}});
+  } else {
+    logger_.Warning("health",
+                    {{"status", "NOT_SERVING"}, {"reason", std::string(health.message())}});
+  }
+}
+
+void HealthMonitor::Watch() {
+  const auto interval = absl::ToChronoNanoseconds(stall_timeout_ / kLooksPerTimeout);
+  for (;;) {
+    {
+      MutexLock lock(&mutex_);
+      const auto next_look = std::chrono::steady_clock::now() + interval;
+      while (!stopping_ && stop_requested_.WaitUntil(&mutex_, next_look)) {
+      }
+      if (stopping_) return;
+    }
+    Refresh();
+  }
+}
+
+}  // namespace parallax::server

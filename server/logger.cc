@@ -1,0 +1,75 @@
+#include "server/logger.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+
+namespace parallax::server {
+namespace {
+
+// JSON string of printable ASCII; every other byte becomes \u00XX, so that the line stays
+// one line and valid JSON whatever the bytes are.
+std::string Quote(std::string_view value) {
+  std::string quoted = "\"";
+  for (const char c : value) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      quoted += '\\';
+      quoted += c;
+    } else if (byte < 0x20 || byte >= 0x7f) {
+      absl::StrAppendFormat(&quoted, "\\u%04x", byte);
+    } else {
+      quoted += c;
+    }
+  }
+  quoted += '"';
+  return quoted;
+}
+
+const char* LevelName(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return "debug";
+    case LogLevel::kInfo:
+      return "info";
+    case LogLevel::kWarning:
+      return "warning";
+    case LogLevel::kError:
+      return "error";
+  }
+  return "error";
+}
+
+// A log line that cannot be written is lost: there is nowhere left to say so.
+void WriteAll(int fd, std::string_view line) {
+  while (!line.empty()) {
+    const ssize_t written = ::write(fd, line.data(), line.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return;
+    line.remove_prefix(static_cast<size_t>(written));
+  }
+}
+
+}  // namespace
+
+LogField::LogField(std::string_view key, std::string_view value) : key_(key), json_(Quote(value)) {}
+
+void Logger::Log(LogLevel level, std::string_view event,
+                 std::initializer_list<LogField> fields) const {
+  if (!Enabled(level)) return;
+  std::string line =
+      absl::FormatTime("{\"time\":\"%Y-%m-%dT%H:%M:%E3SZ\"", absl::Now(), absl::UTCTimeZone());
+  line.append(",\"level\":\"").append(LevelName(level)).append("\",\"event\":");
+  line.append(Quote(event));
+  for (const LogField& field : fields) {
+    line.append(",").append(Quote(field.key())).append(":").append(field.json());
+  }
+  line.append("}\n");
+  WriteAll(fd_, line);
+}
+
+}  // namespace parallax::server

@@ -1,0 +1,69 @@
+// Logger: one JSON object a line on a file descriptor (stderr in the server).
+//
+//   {"time":"2026-01-31T12:00:00.123Z","level":"warning","event":"request_failed",
+//    "request_id":"...","code":"INTERNAL"}
+//
+// Values are escaped, so a hostile request id cannot forge a line. Prompts and outputs are
+// never logged. A line is one write(2): lines of different threads do not interleave.
+//
+// Thread safety: safe; immutable after construction.
+#ifndef PARALLAX_SERVER_LOGGER_H_
+#define PARALLAX_SERVER_LOGGER_H_
+
+#include <concepts>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+
+namespace parallax::server {
+
+enum class LogLevel { kDebug, kInfo, kWarning, kError };
+
+/// One key and its value; numbers are written without quotes.
+class LogField {
+ public:
+  LogField(std::string_view key, std::string_view value);
+  LogField(std::string_view key, const char* value) : LogField(key, std::string_view(value)) {}
+  LogField(std::string_view key, const std::string& value)
+      : LogField(key, std::string_view(value)) {}
+  template <std::integral T>
+  LogField(std::string_view key, T value) : key_(key), json_(std::to_string(value)) {}
+
+  std::string_view key() const { return key_; }
+  std::string_view json() const { return json_; }
+
+ private:
+  std::string_view key_;
+  std::string json_;
+};
+
+class Logger {
+ public:
+  explicit Logger(LogLevel threshold, int fd = 2) : threshold_(threshold), fd_(fd) {}
+
+  bool Enabled(LogLevel level) const { return level >= threshold_; }
+  void Log(LogLevel level, std::string_view event,
+           std::initializer_list<LogField> fields = {}) const;
+
+  void Debug(std::string_view event, std::initializer_list<LogField> fields = {}) const {
+    Log(LogLevel::kDebug, event, fields);
+  }
+  void Info(std::string_view event, std::initializer_list<LogField> fields = {}) const {
+    Log(LogLevel::kInfo, event, fields);
+  }
+  void Warning(std::string_view event, std::initializer_list<LogField> fields = {}) const {
+    Log(LogLevel::kWarning, event, fields);
+  }
+  void Error(std::string_view event, std::initializer_list<LogField> fields = {}) const {
+    Log(LogLevel::kError, event, fields);
+  }
+
+ private:
+  const LogLevel threshold_;
+  const int fd_;
+};
+
+}  // namespace parallax::server
+
+#endif  // PARALLAX_SERVER_LOGGER_H_

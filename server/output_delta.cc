@@ -1,0 +1,26 @@
+#include "server/output_delta.h"
+
+#include <iterator>
+#include <utility>
+
+namespace parallax::server {
+
+size_t LogprobsBytes(const PositionLogprobs& position) {
+  return sizeof(position) + position.top.size() * sizeof(TokenLogprob);
+}
+
+size_t DeltaBytes(const OutputDelta& delta) {
+  size_t bytes = sizeof(delta) + delta.text.size() + delta.token_ids.size() * sizeof(int32_t);
+  for (const PositionLogprobs& position : delta.logprobs) bytes += LogprobsBytes(position);
+  return bytes;
+}
+
+void MergeDelta(OutputDelta from, OutputDelta* into) {
+  into->text += from.text;
+  into->token_ids.insert(into->token_ids.end(), from.token_ids.begin(), from.token_ids.end());
+  into->logprobs.insert(into->logprobs.end(), std::make_move_iterator(from.logprobs.begin()),
+                        std::make_move_iterator(from.logprobs.end()));
+  into->finish = std::move(from.finish);
+}
+
+}  // namespace parallax::server
