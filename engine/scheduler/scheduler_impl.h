@@ -50,6 +50,7 @@ class Scheduler::Impl {
   int32_t NextChunk(const Sequence& sequence) const;
   void ScheduleRunning();
   Secured SecurePages(int32_t end, Sequence* sequence);
+  int32_t PagesOwedByEarlierSteps() const;
   bool MustSitOut(const Sequence& sequence) const;
   void Emit(int32_t num_tokens, bool decode, Sequence* sequence);
   void ScorePrompt(ScheduledSequence* entry) const;

@@ -60,15 +60,15 @@ void Scheduler::Impl::ScheduleRunning() {
 }
 
 // Pages come from the pool, else from what a step in flight will free, else from the worst
-// running sequence.
+// running sequence. Its going may also end the sharing that asked for a copy.
 Scheduler::Impl::Secured Scheduler::Impl::SecurePages(int32_t end, Sequence* sequence) {
-  const int32_t needed = pages_.PagesNeeded(*sequence, end);
-  while (needed > 0) {
+  while (const int32_t needed = pages_.PagesNeeded(*sequence, end)) {
     const int32_t supply = pages_.allocator().num_available() - claimed_pages_;
     if (needed <= supply) {
+      pages_.Extend(end, sequence, &batch_->page_copies);
       break;
     }
-    if (needed <= supply + pages_.owed() || MustSitOut(*sequence)) {
+    if (needed <= supply + PagesOwedByEarlierSteps() || MustSitOut(*sequence)) {
       claimed_pages_ += needed;
       return Secured::kSitsOut;
     }
@@ -78,8 +78,12 @@ Scheduler::Impl::Secured Scheduler::Impl::SecurePages(int32_t end, Sequence* seq
       return Secured::kPreempted;
     }
   }
-  pages_.Extend(end, sequence, &batch_->page_copies);
   return Secured::kYes;
+}
+
+// The sources of this step's own copies come back too late to wait for.
+int32_t Scheduler::Impl::PagesOwedByEarlierSteps() const {
+  return pages_.owed() - static_cast<int32_t>(batch_->page_copies.size());
 }
 
 // The worst sequence is not preempted for itself while its own steps may free what it needs
