@@ -1,0 +1,69 @@
+# The door to everything; the work is done by CMake and the scripts it names.
+#
+#   make demo       from nothing to a served model: installs, builds, streams, stops
+#   make serve      the same server, kept running
+#   make test       builds and runs every test
+#   make sanitize   the tests again under ASan+UBSan and under TSan
+#   make fuzz       every fuzz target for FUZZ_SECONDS
+#   make bench      the CPU benchmarks of bench/README.md
+#   make format     clang-format over the sources
+#   make clean      removes build/
+
+JOBS ?= $(shell nproc)
+BUILD ?= build/release
+MODEL ?= models/parallax-stories-14m
+FUZZ_SECONDS ?= 60
+PYTHON ?= /usr/bin/python3
+CMAKE_FLAGS ?=
+
+# A demo needs no CUDA compiler run unless there is a GPU to use it.
+HAS_GPU := $(wildcard /dev/nvidia0)
+DEMO_FLAGS = -DPARALLAX_BUILD_TESTS=OFF -DPARALLAX_BUILD_BENCH=OFF \
+             -DPARALLAX_ENABLE_CUDA=$(if $(HAS_GPU),AUTO,OFF)
+TEST_FLAGS = -DPARALLAX_BUILD_TESTS=ON -DPARALLAX_BUILD_BENCH=ON -DPARALLAX_ENABLE_CUDA=AUTO \
+             -DPARALLAX_PYTHON=$(PYTHON)
+
+.PHONY: demo serve build test sanitize asan tsan fuzz bench format clean
+.PHONY: demo-binaries
+
+demo-binaries:
+	deploy/setup/install_deps.sh build
+	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(DEMO_FLAGS) $(CMAKE_FLAGS)
+	cmake --build $(BUILD) -j $(JOBS) --target parallax-server parallax-client
+
+demo: demo-binaries
+	deploy/demo/demo.sh $(BUILD) $(MODEL)
+
+serve: demo-binaries
+	$(BUILD)/server/parallax-server --model $(MODEL)
+
+build:
+	deploy/setup/install_deps.sh test
+	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(TEST_FLAGS) $(CMAKE_FLAGS)
+	cmake --build $(BUILD) -j $(JOBS)
+
+test: build
+	tests/run_tests.sh $(BUILD) $(JOBS)
+
+sanitize: asan tsan
+
+asan tsan:
+	deploy/setup/install_deps.sh test
+	cmake -S . --preset $@ $(CMAKE_FLAGS)
+	cmake --build build/$@ -j $(JOBS)
+	tests/run_tests.sh build/$@ $(JOBS) --label-exclude 'process|slow'
+
+fuzz:
+	deploy/setup/install_deps.sh ci
+	cmake -S . --preset fuzz $(CMAKE_FLAGS)
+	cmake --build build/fuzz -j $(JOBS) --target fuzzers
+	tests/fuzz/run_fuzzers.sh build/fuzz $(FUZZ_SECONDS) $(JOBS)
+
+bench: build
+	bench/run_cpu_benchmarks.sh $(BUILD)
+
+format:
+	git ls-files '*.h' '*.cc' '*.cu' '*.cuh' | xargs clang-format -i
+
+clean:
+	rm -rf build
