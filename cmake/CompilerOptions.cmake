@@ -30,3 +30,8 @@ if(PARALLAX_SANITIZE)
     add_compile_options(-fno-sanitize-recover=undefined)
   endif()
 endif()
+
+if(PARALLAX_BUILD_FUZZERS)
+  # Coverage feedback from the code under test, not only from the targets' own files.
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
