@@ -5,7 +5,8 @@
 //   -> temperature -> min_p -> top_k -> top_p -> draw.
 // * repetition_penalty R applies once to every token of prompt or output: l > 0 ? l/R : l*R.
 // * frequency_penalty F and presence_penalty P apply to output tokens: l -= F*count + P.
-// * temperature 0 is greedy: the largest transformed logit, lowest id on ties.
+// * temperature below kGreedyTemperature is greedy: the largest transformed logit, lowest id
+//   on ties.
 // * min_p keeps tokens with p >= min_p * max p. top_k keeps the k most likely. top_p keeps
 //   the shortest run of most likely tokens whose mass, renormalised over what min_p and top_k
 //   left, reaches top_p. Ties rank the lower id first.
@@ -33,9 +34,11 @@
 
 namespace parallax::kernels {
 
+inline constexpr float kGreedyTemperature = 1e-5f;
+
 struct LogitBias {
   int32_t token = 0;
-  float bias = 0.0f;
+  float bias = 0.0f;  // finite
 };
 
 // A token that occurred in the prompt or the output, for the penalties.
@@ -67,7 +70,7 @@ struct SamplingRow {
 
 enum class SampleStatus : uint8_t {
   kOk,
-  kNan,         // a raw logit was NaN or +inf, or a transform made one
+  kNan,         // a raw logit was NaN or +inf or all were -inf, or a transform overflowed
   kNoTokenLeft  // bans and masks left nothing to sample
 };
 
@@ -80,11 +83,11 @@ struct SampleResult {
 };
 
 struct SampleParams {
-  TensorView logits;                  // [rows, vocab] float32; overwritten
+  ConstTensorView logits;             // [rows, vocab] float32
   std::span<const SamplingRow> rows;  // [rows]
   int64_t token_limit = 0;            // ids >= this are outside the tokenizer
   std::span<SampleResult> results;    // [rows]
-  std::span<std::byte> workspace;     // at least SampleWorkspaceBytes()
+  std::span<std::byte> workspace;     // SampleWorkspaceBytes(), aligned for float
 };
 
 size_t SampleWorkspaceBytes(int64_t vocab_size, const Stream& stream);
