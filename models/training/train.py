@@ -166,7 +166,7 @@ class Trainer:
             self.model.enable_probe(False)
             scores["probe_off"] = held_out_scores(self.model, self.held_out, DTYPE)
             self.model.enable_probe(True)
-        arguments = {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.arguments).items()}
+        arguments = {name: value for name, value in vars(self.arguments).items() if not isinstance(value, Path)}
         return {
             "arguments": arguments,
             "parameters": sum(p.numel() for p in self.model.parameters()),
