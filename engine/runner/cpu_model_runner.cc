@@ -182,6 +182,7 @@ absl::Status CpuModelRunner::Launch(const ForwardBatch& batch) {
     if (batch.num_tokens() > 0) {
       ResolveTokens(batch);
       decoder_->Forward(batch, token_ids_, caches_);
+      probe_state_bytes_used_ = ProbeStateBytes(batch);
       ScorePrompts(batch, result);
       SampleTokens(batch, result);
     }
@@ -238,7 +239,6 @@ void CpuModelRunner::CopyPages(const ForwardBatch& batch) {
 
 void CpuModelRunner::ResolveTokens(const ForwardBatch& batch) {
   token_ids_ = batch.token_ids;
-  probe_state_bytes_used_ = 0;
   for (int32_t s = 0; s < batch.num_sequences(); ++s) {
     for (int32_t row = batch.query_start[s]; row < batch.query_start[s + 1]; ++row) {
       if (token_ids_[row] == kTokenFromSlot) {
@@ -246,6 +246,23 @@ void CpuModelRunner::ResolveTokens(const ForwardBatch& batch) {
       }
     }
   }
+}
+
+// What it takes to split every decode row longer than one split. The op splits fewer when the
+// batch alone keeps all threads busy: a bound, close when long sequences run by themselves.
+int64_t CpuModelRunner::ProbeStateBytes(const ForwardBatch& batch) const {
+  const int64_t window =
+      limits_.sliding_window > 0 ? limits_.sliding_window : limits_.max_context_tokens;
+  const auto state_bytes = static_cast<int64_t>(sizeof(float)) * (3 + 2 * config_.head_dim);
+  int64_t bytes = 0;
+  for (int32_t s = 0; s < batch.num_sequences(); ++s) {
+    const bool decode = batch.query_start[s + 1] - batch.query_start[s] == 1;
+    const int64_t keys = std::min<int64_t>(batch.context_len[s], window);
+    if (!decode || keys <= kernels::kKeysPerSplit) continue;
+    const int64_t splits = (keys + kernels::kKeysPerSplit - 1) / kernels::kKeysPerSplit;
+    bytes += splits * config_.num_heads * state_bytes;
+  }
+  return std::min(bytes, limits_.probe_state_bytes);
 }
 
 void CpuModelRunner::ScorePrompts(const ForwardBatch& batch, StepResult& result) {

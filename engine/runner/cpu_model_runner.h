@@ -87,6 +87,7 @@ class CpuModelRunner final : public ModelRunner {
   void Attach(const SlotAttach& attach);
   void CopyPages(const ForwardBatch& batch);
   void ResolveTokens(const ForwardBatch& batch);
+  int64_t ProbeStateBytes(const ForwardBatch& batch) const;
   void ScorePrompts(const ForwardBatch& batch, StepResult& result);
   void ScorePromptRows(const PromptLogprobTask& task, int32_t begin, int32_t count,
                        const ForwardBatch& batch, StepResult& result);

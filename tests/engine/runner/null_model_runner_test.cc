@@ -1,0 +1,115 @@
+#include "engine/runner/null_model_runner.h"
+
+#include <cmath>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/engine/runner/runner_driver.h"
+
+namespace parallax {
+namespace {
+
+using testing::DrivenSequence;
+using ::testing::HasSubstr;
+using testing::RunnerDriver;
+
+std::unique_ptr<NullModelRunner> MakeRunner(const NullModelRunnerOptions& options = {}) {
+  auto runner = NullModelRunner::Create(options);
+  EXPECT_TRUE(runner.ok()) << runner.status();
+  return *std::move(runner);
+}
+
+TEST(NullModelRunner, TokensDependOnTheRequestAlone) {
+  const auto runner = MakeRunner({.vocab_size = 1000, .first_token = 10});
+  RunnerDriver driver(*runner);
+  DrivenSequence alone{.prompt = {1, 2, 3}};
+  alone.params.seed = 5;
+  driver.Attach(alone, 0);
+  driver.Generate(alone, 20);
+
+  DrivenSequence again = alone;
+  again.generated.resize(8);  // as after a preemption: the eight tokens are prefilled again
+  again.computed = 0;
+  DrivenSequence stranger{.prompt = {9}};
+  driver.Attach(stranger, 3);
+  driver.Attach(again, 1);
+  while (again.generated.size() < 20) {
+    driver.Add(stranger, 1);
+    driver.Add(again, again.length() - again.computed);
+    driver.Step();
+  }
+  EXPECT_EQ(again.generated, alone.generated);
+  EXPECT_NE(again.generated, stranger.generated);
+  for (const int32_t token : alone.generated) {
+    EXPECT_GE(token, 10);
+    EXPECT_LT(token, 1000);
+  }
+  EXPECT_GT(std::set<int32_t>(alone.generated.begin(), alone.generated.end()).size(), 15u);
+}
+
+TEST(NullModelRunner, ChoicesDiffer) {
+  const auto runner = MakeRunner();
+  EXPECT_NE(runner->TokenAt(1, 0, 0), runner->TokenAt(1, 1, 0));
+  EXPECT_NE(runner->TokenAt(1, 0, 0), runner->TokenAt(1, 0, 1));
+  EXPECT_NE(runner->TokenAt(1, 0, 0), runner->TokenAt(2, 0, 0));
+}
+
+TEST(NullModelRunner, LogprobsAreUniform) {
+  const auto runner = MakeRunner({.vocab_size = 4});
+  RunnerDriver driver(*runner);
+  DrivenSequence sequence{.prompt = {1, 2, 3}};
+  sequence.params.logprobs = 5;  // more than there are tokens
+  driver.Attach(sequence, 0);
+  driver.Add(sequence, 3);
+  driver.ScorePrompt(sequence, 0, 2, 1);
+  const StepResult result = driver.Step();
+  const float uniform = -std::log(4.0f);
+  EXPECT_FLOAT_EQ(result.samples[0].logprob, uniform);
+  EXPECT_EQ(result.samples[0].top_count, 4);
+  ASSERT_EQ(result.prompt_logprobs.size(), 2u);
+  EXPECT_FLOAT_EQ(result.prompt_logprobs[1].logprob, uniform);
+  EXPECT_EQ(result.top_ids.size(), 2u + 4u);
+}
+
+TEST(NullModelRunner, KeepsSeveralStepsInFlight) {
+  const auto runner = MakeRunner({.max_steps_in_flight = 2});
+  EXPECT_FALSE(runner->Collect().ok());
+  ForwardBatch batches[4];
+  for (uint64_t i = 0; i < 4; ++i) batches[i].step_id = 100 + i;
+  ASSERT_TRUE(runner->Launch(batches[0]).ok());
+  ASSERT_TRUE(runner->Launch(batches[1]).ok());
+  EXPECT_EQ(runner->Launch(batches[2]).code(), absl::StatusCode::kFailedPrecondition);
+  const StepResult* first = *runner->Collect();
+  ASSERT_TRUE(runner->Launch(batches[2]).ok());
+  const StepResult* second = *runner->Collect();
+  ASSERT_TRUE(runner->Launch(batches[3]).ok());
+  // Valid until the next-but-one Collect.
+  EXPECT_EQ(first->step_id, 100u);
+  EXPECT_EQ(second->step_id, 101u);
+}
+
+TEST(NullModelRunner, RefusesWhatIsNotAttached) {
+  const auto runner = MakeRunner();
+  RunnerDriver driver(*runner);
+  DrivenSequence sequence{.prompt = {1}};
+  sequence.slot = 7;
+  driver.Add(sequence, 1);
+  const absl::Status status = [&] {
+    driver.batch().block_tables = {0};
+    driver.batch().block_table_stride = 1;
+    return runner->Launch(driver.batch());
+  }();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("slot 7"));
+}
+
+TEST(NullModelRunner, RefusesOptionsByName) {
+  const auto runner = NullModelRunner::Create({.vocab_size = 5, .first_token = 5});
+  EXPECT_THAT(std::string(runner.status().message()), HasSubstr("first_token = 5"));
+}
+
+}  // namespace
+}  // namespace parallax
