@@ -30,7 +30,7 @@ PROMPTS = (
     "A poor fisherman caught a golden fish.",
     "The rabbit wanted to see the world.",
 )
-LIMIT = 220
+LIMIT = 180
 
 
 def repeated_share(ids: list[int], size: int = 4) -> float:
