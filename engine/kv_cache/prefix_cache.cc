@@ -80,13 +80,13 @@ bool PrefixCache::Publish(std::string_view root_key, std::span<const int32_t> to
     *link = LinkOf(earlier);
     return true;
   }
-  CheckInvariant(entries_[page].publication == 0, "a page is published with one content");
-  if (earlier == link->page && earlier != kNoPage) {
+  if (earlier != kNoPage && earlier == link->page) {
     return false;  // a child that collides with its own parent cannot displace it
   }
   if (earlier != kNoPage) {
     Remove(earlier);  // an orphan of this content, or a true collision: the newer one wins
   }
+  Remove(page);  // shared, and published by another holder after a parent that is gone
   entries_[page] = {.hash = hash, .publication = ++last_publication_, .parent = link->publication};
   std::copy(tokens.begin(), tokens.end(), tokens_.begin() + int64_t{page} * kPageTokens);
   root_keys_[page].assign(link->publication == 0 ? root_key : std::string_view());

@@ -57,6 +57,13 @@ std::string PageUseChecker::CheckWrites(const Scheduler& scheduler, const Schedu
 }
 
 std::string PageUseChecker::CheckReads(const ScheduledBatch& batch) {
+  for (const PageCopy& copy : batch.page_copies) {
+    const uint64_t arrival = last_write_[copy.dst].arrival;
+    if (InFlightForOther(last_write_[copy.src], arrival)) {
+      return absl::StrFormat("page %d is copied before another request has written it", copy.src);
+    }
+    last_use_[copy.src] = {batch.step_id, arrival};
+  }
   for (const ScheduledSequence& entry : batch.sequences) {
     const uint64_t arrival = entry.sequence->group->arrival;
     const int32_t first_visible =
