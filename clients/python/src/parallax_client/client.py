@@ -1,0 +1,212 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Callable, Iterator, Sequence, TypeVar
+
+import grpc
+
+from parallax_client import health
+from parallax_client.channel import TlsOptions, call_metadata, channel_arguments
+from parallax_client.perplexity import Perplexity, window_size, windows
+from parallax_client.request import build_request
+from parallax_client.retry import Backoff, RetryPolicy
+from parallax_client.v1 import abort_pb2, inference_pb2 as pb, inference_pb2_grpc
+
+T = TypeVar("T")
+
+
+class Stream(Iterator[pb.GenerateChunk]):
+    """The chunks of one call. Iterate it; `cancel` ends it from any thread.
+
+    Leaving a `with` block cancels what is left, so that the server stops generating.
+    """
+
+    def __init__(self, start: Callable[[float | None], Any], backoff: Backoff) -> None:
+        self._start = start
+        self._backoff = backoff
+        self._delivered = False
+        self._cancelled = False
+        self._call = start(backoff.remaining())
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> pb.GenerateChunk:
+        while True:
+            try:
+                chunk: pb.GenerateChunk = next(self._call)
+                self._delivered = True
+                return chunk
+            except grpc.RpcError as error:
+                wait = None if self._delivered or self._cancelled else self._backoff.next(error)
+                if wait is None:
+                    raise
+                time.sleep(wait)
+                self._call = self._start(self._backoff.remaining())
+                if self._cancelled:
+                    self._call.cancel()
+
+    def cancel(self) -> None:
+        """Ends the call: the iterator raises grpc.RpcError with CANCELLED."""
+        self._cancelled = True
+        self._call.cancel()
+
+    def initial_metadata(self) -> dict[str, str]:
+        """`x-request-id`, once the server has accepted the request."""
+        return {key: str(value) for key, value in self._call.initial_metadata()}
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+
+class Client:
+    """One connection to a server. All methods may be called from any thread.
+
+    `timeout` arguments are gRPC deadlines in seconds, over all attempts together.
+    """
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:50051",
+        *,
+        tls: TlsOptions | None = None,
+        token: str | None = None,
+        retry: RetryPolicy = RetryPolicy(),
+    ) -> None:
+        arguments = channel_arguments(tls)
+        if tls is None:
+            self._channel = grpc.insecure_channel(target, options=arguments)
+        else:
+            self._channel = grpc.secure_channel(target, tls.credentials(), options=arguments)
+        self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
+        self._metadata = call_metadata(token)
+        self._retry = retry
+
+    def generate(
+        self, prompt: str | Sequence[int], *, timeout: float | None = None, **parameters: Any
+    ) -> pb.GenerateResponse:
+        """Runs a request to its end. `parameters`: see build_request."""
+        return self.send(build_request(prompt, **parameters), timeout=timeout)
+
+    def send(self, request: pb.GenerateRequest, *, timeout: float | None = None) -> pb.GenerateResponse:
+        return self._call(self._stub.Generate, request, timeout)
+
+    def stream(
+        self, prompt: str | Sequence[int], *, timeout: float | None = None, **parameters: Any
+    ) -> Stream:
+        """Yields text as it is generated. `parameters`: see build_request."""
+        return self.send_stream(build_request(prompt, **parameters), timeout=timeout)
+
+    def send_stream(self, request: pb.GenerateRequest, *, timeout: float | None = None) -> Stream:
+        return Stream(
+            lambda remaining: self._stub.GenerateStream(
+                request, timeout=remaining, metadata=self._metadata
+            ),
+            Backoff(self._retry, timeout),
+        )
+
+    def tokenize(
+        self, text: str, *, add_special_tokens: bool | None = None, timeout: float | None = None
+    ) -> list[int]:
+        request = pb.TokenizeRequest(text=text, add_special_tokens=add_special_tokens)
+        return list(self._call(self._stub.Tokenize, request, timeout).token_ids)
+
+    def detokenize(
+        self,
+        token_ids: Sequence[int],
+        *,
+        skip_special_tokens: bool | None = None,
+        timeout: float | None = None,
+    ) -> str:
+        request = pb.DetokenizeRequest(
+            token_ids=token_ids, skip_special_tokens=skip_special_tokens
+        )
+        return str(self._call(self._stub.Detokenize, request, timeout).text)
+
+    def model_info(self, *, timeout: float | None = None) -> pb.GetModelInfoResponse:
+        return self._call(self._stub.GetModelInfo, pb.GetModelInfoRequest(), timeout)
+
+    def abort(
+        self, request_ids: Sequence[str], *, timeout: float | None = None
+    ) -> abort_pb2.AbortResponse:
+        """Ends the caller's own live requests."""
+        request = abort_pb2.AbortRequest(request_ids=request_ids)
+        return self._call(self._stub.Abort, request, timeout)
+
+    def health(self, service: str = "", *, timeout: float | None = None) -> health.ServingStatus:
+        check = self._channel.unary_unary(
+            health.CHECK,
+            request_serializer=health.encode_request,
+            response_deserializer=health.decode_response,
+        )
+        return self._call(check, service, timeout)
+
+    def wait_until_serving(self, timeout: float, service: str = "") -> None:
+        """Waits for a server that may still be starting. TimeoutError after `timeout` seconds."""
+        backoff = Backoff(RetryPolicy(), timeout)
+        watch = self._channel.unary_stream(
+            health.WATCH,
+            request_serializer=health.encode_request,
+            response_deserializer=health.decode_response,
+        )
+        while backoff.remaining():
+            call = watch(service, timeout=backoff.remaining(), wait_for_ready=True)
+            try:
+                for status in call:
+                    if status == health.ServingStatus.SERVING:
+                        call.cancel()
+                        return
+            except grpc.RpcError as error:
+                if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                    break
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+        raise TimeoutError(f"not SERVING after {timeout} s")
+
+    def perplexity(
+        self, documents: Sequence[str], *, window: int | None = None, timeout: float | None = None
+    ) -> Perplexity:
+        """Of the documents together; `window` tokens are scored in one request."""
+        result = Perplexity()
+        size = window_size(self.model_info(), window)
+        for document in documents:
+            result.bytes += len(document.encode())
+            for ids in windows(self.tokenize(document), size):
+                result.add(self.generate(ids, max_tokens=1, prompt_logprobs=0, timeout=timeout))
+        return result
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _call(self, method: Callable[..., T], request: Any, timeout: float | None) -> T:
+        backoff = Backoff(self._retry, timeout)
+        while True:
+            try:
+                return method(request, timeout=backoff.remaining(), metadata=self._metadata)
+            except grpc.RpcError as error:
+                wait = backoff.next(error)
+                if wait is None:
+                    raise
+            time.sleep(wait)
