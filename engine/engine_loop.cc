@@ -43,6 +43,7 @@ EngineLoop::EngineLoop(const SchedulerOptions& options, std::vector<int32_t> eos
       output_(std::move(eos_token_ids), scheduler, observer),
       pipeline_(scheduler, runner) {
   stats_.gauges.probe_state_bytes_total = runner->limits().probe_state_bytes;
+  stats_.last_progress = absl::Now();
   Publish();
 }
 
@@ -55,19 +56,20 @@ void EngineLoop::Run() {
     LaunchSteps();
     stats_.idle = pipeline_.empty();
     if (stats_.idle) {
-      if (stopping_) return;
-      Publish();
+      stats_.last_progress = absl::Now();
     } else {
       CollectStep();
-      Deliver();
     }
+    Deliver();
+    if (stats_.idle && stopping_) return;
   }
 }
 
 void EngineLoop::HandleMessages() {
   for (LiveRequest* live : messages_.submitted) TakeIn(live);
   for (Inbox::Cancellation& c : messages_.cancelled) {
-    output_.End(c.request, ReasonOf(c.status), std::move(c.status), absl::Now());
+    const FinishReason reason = ReasonOf(c.status);
+    output_.End(c.request, reason, std::move(c.status), absl::Now());
   }
   for (Inbox::Flush* flush : messages_.flushes) {
     inbox_->AnswerFlush(flush, scheduler_->FlushPrefixCache());
@@ -124,15 +126,17 @@ void EngineLoop::LaunchSteps() {
     const absl::StatusOr<const ScheduledBatch*> launched = pipeline_.Launch(absl::Now());
     if (!launched.ok()) return Break(launched.status());
     if (*launched == nullptr) return;
-    LeaveQueue(**launched);
+    NoteAdmissions(**launched);
   }
 }
 
-void EngineLoop::LeaveQueue(const ScheduledBatch& batch) {
+void EngineLoop::NoteAdmissions(const ScheduledBatch& batch) {
+  if (batch.attached.empty()) return;
   for (const Sequence* sequence : batch.attached) {
     auto* const live = static_cast<LiveRequest*>(sequence->group->owner);
     if (live->queued) inbox_->LeaveQueue(live);
   }
+  Publish();  // now, so that a hung step is not seen with its requests still waiting
 }
 
 void EngineLoop::CollectStep() {
@@ -158,6 +162,7 @@ void EngineLoop::CollectStep() {
 
 void EngineLoop::CountStep(const StepStats& step) {
   ++stats_.steps;
+  stats_.last_progress = last_collected_;
   stats_.tokens_generated += step.tokens_generated;
   stats_.preemptions += step.preemptions;
   stats_.prefix_cache_query_tokens += step.prefix_cache_query_tokens;
@@ -217,7 +222,6 @@ void EngineLoop::Publish() {
   gauges.pages_used = counts.pages_used;
   gauges.pages_cached = counts.pages_cached;
   gauges.probe_state_bytes_used = stats_.idle ? 0 : runner_->probe_state_bytes_used();
-  stats_.last_progress = absl::Now();
   observer_->OnGauges(gauges);
   board_->Publish(stats_);
 }

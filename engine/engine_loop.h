@@ -46,7 +46,7 @@ class EngineLoop {
   void CheckDeadlines();
 
   void LaunchSteps();
-  void LeaveQueue(const ScheduledBatch& batch);
+  void NoteAdmissions(const ScheduledBatch& batch);
   void CollectStep();
   void CountStep(const StepStats& step);
   void Break(const absl::Status& status);
