@@ -1,6 +1,5 @@
 #include "engine/tokenizer/added_tokens.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "engine/tokenizer/character_class.h"
@@ -87,7 +86,7 @@ absl::Status AddedTokenSplitter::Split(std::string_view text, TextFunction on_te
     search_from = match->end;
     auto [begin, end, token] = *match;
     if (token->single_word && !StandsAlone(text, begin, end)) continue;
-    if (token->lstrip) begin = std::max(TrailingSpaceBegin(text.substr(0, begin)), text_begin);
+    if (token->lstrip) begin = TrailingSpaceBegin(text.substr(0, begin));
     if (token->rstrip) end += LeadingSpaceEnd(text.substr(end));
     if (text_begin < begin) {
       if (absl::Status status = on_text(text.substr(text_begin, begin - text_begin));

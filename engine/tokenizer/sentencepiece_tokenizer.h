@@ -5,6 +5,9 @@
 //
 // A control piece spelt out in a text ("</s>") is text, not a token, as in the library.
 //
+// Cost: the library's. It joins neighbouring unknown characters in quadratic time, which only
+// models without byte fallback meet: 1.4 s for 200 KB of nothing but such characters.
+//
 // Thread safety: immutable.
 #ifndef PARALLAX_ENGINE_TOKENIZER_SENTENCEPIECE_TOKENIZER_H_
 #define PARALLAX_ENGINE_TOKENIZER_SENTENCEPIECE_TOKENIZER_H_

@@ -50,10 +50,13 @@ TEST(IncrementalDetokenizer, HoldsBackUnfinishedCharacters) {
 
 TEST(IncrementalDetokenizer, AnInvalidSubpartIsOneReplacementCharacter) {
   const FakeTokenizer tokenizer =
-      WithTokens({"\xE1\x80", "\xE2", "\xF0\x91\x92", "\xF1\xBF", "A", "\xFF\x80"});
+      WithTokens({"\xE1\x80", "\xE2", "\xF0\x91\x92", "\xF1\xBF", "A", "\xFF\x80",
+                  "\xE1\x80"
+                  "A"});
   EXPECT_EQ(Deltas(tokenizer, {}, {0, 1, 2, 3, 4}),
             (Strings{"", "\uFFFD", "\uFFFD", "\uFFFD", "\uFFFDA", ""}));
   EXPECT_EQ(Deltas(tokenizer, {}, {5}), (Strings{"\uFFFD\uFFFD", ""}));
+  EXPECT_EQ(Deltas(tokenizer, {}, {6}), (Strings{"\uFFFDA", ""}));
   EXPECT_EQ(Deltas(tokenizer, {}, {2}), (Strings{"", "\uFFFD"}));
 }
 

@@ -62,6 +62,11 @@ TEST(SplitRegex, WhiteSpaceIsUnicodesAndNotPcres) {
   }
 }
 
+TEST(SplitRegex, DigitsAndCaseAreUnicodes) {
+  EXPECT_EQ(Words(SplitBy(R"(\d+)", /*drop_unmatched=*/true), "a12٣b½"), Strings{"12٣"});
+  EXPECT_EQ(Words(SplitBy("(?i:é|s)", /*drop_unmatched=*/true), "ÉſS"), (Strings{"É", "ſ", "S"}));
+}
+
 TEST(SplitRegex, EndlessBacktrackingIsAnError) {
   const PreTokenizer nested = SplitBy("(a+a+)+[bc]");
   const absl::Status status = nested.Split(std::string(5000, 'a'), [](std::string_view) {});
