@@ -72,6 +72,18 @@ class EngineFixture : public ::testing::Test {
     return recorded;
   }
 
+  /// After AwaitDrained: every page is back, if not at once then when the last step in flight
+  /// is completed. A flush is answered between steps, so each one is a step's wait at most.
+  void ExpectNothingHeld() {
+    do {
+      engine->FlushPrefixCache();
+    } while (!engine->Stats().idle);
+    const EngineStats stats = engine->Stats();
+    EXPECT_EQ(stats.gauges.pages_used, 0);
+    EXPECT_EQ(stats.gauges.requests_running, 0);
+    EXPECT_EQ(stats.gauges.requests_waiting, 0);
+  }
+
   /// What the fake model generates without a script.
   std::vector<int32_t> Expected(uint64_t seed, int32_t choice, int32_t count) const {
     std::vector<int32_t> tokens;
