@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
+
 namespace parallax {
 namespace {
 
@@ -16,7 +18,7 @@ std::string Pieces(std::vector<AddedToken> tokens, std::string_view text) {
         add(std::string(plain));
         return absl::OkStatus();
       },
-      [&](int32_t id) { add("#" + std::to_string(id)); });
+      [&](int32_t id) { add(absl::StrCat("#", id)); });
   EXPECT_TRUE(status.ok()) << status;
   return pieces;
 }
