@@ -12,7 +12,8 @@ from server_process import STORIES_MODEL, ServerProcess
 
 PROMPT = "Once upon a time there was a little"
 EOS = 2
-GREEDY = {"temperature": 0, "max_tokens": 32}
+# The model's own defaults include a repetition penalty.
+GREEDY = {"temperature": 0, "repetition_penalty": 1, "max_tokens": 32}
 
 
 def collect(chunks) -> dict[int, pb.Choice]:
