@@ -6,8 +6,10 @@
 #   make sanitize   the tests again under ASan+UBSan and under TSan
 #   make fuzz       every fuzz target for FUZZ_SECONDS
 #   make bench      the CPU benchmarks of bench/README.md
+#   make deps       installs what the tests need from Debian's packages
 #   make format     clang-format over the sources
 #   make clean      removes build/
+#   make help       prints this
 
 JOBS ?= $(shell nproc)
 BUILD ?= build/release
@@ -23,8 +25,14 @@ DEMO_FLAGS = -DPARALLAX_BUILD_TESTS=OFF -DPARALLAX_BUILD_BENCH=OFF \
 TEST_FLAGS = -DPARALLAX_BUILD_TESTS=ON -DPARALLAX_BUILD_BENCH=ON -DPARALLAX_ENABLE_CUDA=AUTO \
              -DPARALLAX_PYTHON=$(PYTHON)
 
-.PHONY: demo serve build test sanitize asan tsan fuzz bench format clean
+.PHONY: help deps demo serve build test sanitize asan tsan fuzz bench format clean
 .PHONY: demo-binaries
+
+help:
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
+
+deps:
+	deploy/setup/install_deps.sh test
 
 demo-binaries:
 	deploy/setup/install_deps.sh build
