@@ -50,6 +50,11 @@ absl::Status CheckOptions(const ModelConfig& config, const CpuModelRunnerOptions
     return absl::InvalidArgumentError(absl::StrCat("token_limit = ", options.token_limit,
                                                    " exceeds vocab_size ", config.vocab_size));
   }
+  const auto mask_bits = static_cast<int64_t>(options.token_mask.size()) * 32;
+  if (mask_bits > 0 && mask_bits < options.token_limit) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "token_mask has ", mask_bits, " bits, fewer than token_limit ", options.token_limit));
+  }
   return absl::OkStatus();
 }
 
@@ -312,6 +317,7 @@ kernels::SamplingRow CpuModelRunner::SamplingRowFor(const Slot& slot,
   row.logit_bias = slot.logit_bias;
   if (slot.counts_tokens) row.token_counts = slot.counter.counts();
   if (task.output_position < params.min_tokens) row.banned_ids = slot.banned_until_min_tokens;
+  row.allowed_mask = options_.token_mask;
   row.seed = params.seed;
   row.choice_index = static_cast<uint32_t>(slot.choice_index);
   row.position = static_cast<uint32_t>(task.output_position);

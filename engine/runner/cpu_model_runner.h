@@ -47,6 +47,8 @@ struct CpuModelRunnerOptions {
   int64_t memory_budget_bytes = 0;
   /// Ids from here on are never sampled: rows of the embedding without a token.
   int32_t token_limit = 0;
+  /// Bit i % 32 of word i / 32 allows id i to be sampled: for tokenizers with holes. Empty = all.
+  std::vector<uint32_t> token_mask;
   /// Not sampled before a request's min_tokens.
   std::vector<int32_t> eos_token_ids;
 };

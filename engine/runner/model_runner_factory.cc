@@ -99,6 +99,7 @@ CpuModelRunnerOptions RunnerOptions(const ModelRunnerOptions& options, const Mod
   runner.memory_budget_bytes = budget_bytes;
   runner.token_limit = options.token_limit > 0 ? options.token_limit
                                                : static_cast<int32_t>(folder.config.vocab_size);
+  runner.token_mask = options.token_mask;
   runner.eos_token_ids = folder.eos_token_ids;
   runner.eos_token_ids.insert(runner.eos_token_ids.end(), options.eos_token_ids.begin(),
                               options.eos_token_ids.end());

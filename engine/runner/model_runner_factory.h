@@ -44,6 +44,8 @@ struct ModelRunnerOptions {
   int64_t memory_budget_bytes = 0;
   /// Token ids from here on are never sampled (the tokenizer's size); 0 = vocab_size.
   int32_t token_limit = 0;
+  /// Bit i % 32 of word i / 32 allows id i to be sampled: for tokenizers with holes. Empty = all.
+  std::vector<uint32_t> token_mask;
   /// Stop tokens of the model, not sampled before a request's min_tokens. Added to those that
   /// config.json and generation_config.json name.
   std::vector<int32_t> eos_token_ids;

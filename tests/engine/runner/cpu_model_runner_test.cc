@@ -237,13 +237,17 @@ TEST_F(CpuRunner, MinTokensHoldsBackTheStops) {
 TEST_F(CpuRunner, NeverSamplesIdsOutsideTheTokenizer) {
   ModelRunnerOptions options = Options();
   options.token_limit = 10;
+  options.token_mask = {~(1u << 3)};  // a hole at 3
   const auto runner = MakeRunner(options);
   RunnerDriver driver(*runner);
   DrivenSequence sequence = Prompt(20);
   sequence.params.temperature = 5;
   driver.Attach(sequence, 0);
   driver.Generate(sequence, 30);
-  for (const int32_t token : sequence.generated) EXPECT_LT(token, 10);
+  for (const int32_t token : sequence.generated) {
+    EXPECT_LT(token, 10);
+    EXPECT_NE(token, 3);
+  }
 }
 
 TEST_F(CpuRunner, LogitBiasAndBansReachTheSampler) {

@@ -83,6 +83,10 @@ TEST_F(Factory, RefusesOptionsByName) {
       {[](ModelRunnerOptions& o) { o.max_num_seqs = 0; }, "max_num_seqs = 0"},
       {[](ModelRunnerOptions& o) { o.max_num_batched_tokens = -1; }, "max_num_batched_tokens = -1"},
       {[](ModelRunnerOptions& o) { o.token_limit = 98; }, "token_limit = 98"},
+      {[](ModelRunnerOptions& o) {
+         o.token_mask = {1, 1, 1};
+       },
+       "token_mask has 96 bits"},
       {[](ModelRunnerOptions& o) { o.num_kv_pages = 3; }, "3 KV pages cannot hold"},
       {[](ModelRunnerOptions& o) { o.max_model_len = -1; }, "max_model_len = -1"},
   };
