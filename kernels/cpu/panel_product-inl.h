@@ -21,13 +21,16 @@
 HWY_BEFORE_NAMESPACE();
 namespace parallax::kernels::cpu::HWY_NAMESPACE {
 
-// Rows of a register tile: 12 accumulators and their operands fill AVX2's 16 registers.
-inline constexpr int kTileRows = kLanes >= kPanelWidth ? 12 : 6;
+// Rows of a register tile: with AVX2 12 accumulators and their operands fill the 16 registers,
+// with AVX-512 one row takes half as many of twice as many. The scalar baseline has no
+// registers to fill, only code to bloat.
+inline constexpr int kTileRows = kLanes >= kPanelWidth ? 12 : kLanes > 1 ? 6 : 1;
 
 // Panels that a tile of `rows` rows takes side by side, so that enough independent chains
 // hide the latency of the multiply-add.
 constexpr int TilePanels(int rows) {
   const int accumulators = rows * kVectors;
+  if (kLanes == 1) return 1;
   return accumulators <= 2 ? 4 : accumulators <= 6 ? 2 : 1;
 }
 

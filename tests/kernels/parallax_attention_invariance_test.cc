@@ -24,11 +24,11 @@ struct InvarianceCase {
 std::vector<InvarianceCase> Cases() {
   std::vector<InvarianceCase> cases;
   for (DType dtype : kCacheTypes) {
-    for (int group : {1, 2, 3, 8}) {
-      cases.push_back({{90, 170, 2 * group, 2, 64}, dtype});
-      cases.push_back({{90, 170, 2 * group, 2, 64, /*window=*/50}, dtype});
+    for (int group : {1, 3, 8}) {
+      cases.push_back({{75, 140, 2 * group, 2, 64}, dtype});
+      cases.push_back({{75, 140, 2 * group, 2, 64, /*window=*/50}, dtype});
     }
-    cases.push_back({{90, 170, 4, 2, 128, 0, /*probe=*/false}, dtype});
+    cases.push_back({{75, 140, 4, 2, 128, 0, /*probe=*/false}, dtype});
   }
   cases.push_back({{20, 2 * kKeysPerSplit + 10, 2, 1, 64}, DType::kBFloat16});
   return cases;
@@ -41,7 +41,7 @@ TEST(ParallaxAttentionInvarianceTest, Chunking) {
     HarnessOptions options;
     options.cache_dtype = test.cache_dtype;
     const auto whole = RunAttention({problem}, options);
-    for (int chunk : {1, 7, 16, 64}) {
+    for (int chunk : {1, 7, 64}) {
       options.chunk = chunk;
       EXPECT_EQ(RunAttention({problem}, options), whole)
           << "chunk " << chunk << " group " << test.shape.query_heads / test.shape.kv_heads
@@ -58,7 +58,7 @@ TEST(ParallaxAttentionInvarianceTest, ThreadsAndPageOrder) {
     options.cache_dtype = test.cache_dtype;
     options.threads = 1;
     const auto alone = RunAttention({problem}, options);
-    for (int threads : {2, 3, 4}) {
+    for (int threads : {2, 4}) {
       options.threads = threads;
       options.page_order_seed = threads;
       EXPECT_EQ(RunAttention({problem}, options), alone) << "threads " << threads;

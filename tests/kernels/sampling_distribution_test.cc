@@ -93,7 +93,7 @@ class SamplingDistributionTest : public testing::Test {
  protected:
   void Expect(const std::string& what, const SamplingRule& rule) {
     SCOPED_TRACE(what);
-    ExpectDrawsFollow(logits_, rule, /*draws=*/20000, /*seed=*/0x123456789abcdefULL);
+    ExpectDrawsFollow(logits_, rule, /*draws=*/10000, /*seed=*/0x123456789abcdefULL);
   }
 
   std::mt19937 rng_{7};
