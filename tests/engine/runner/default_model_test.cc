@@ -96,9 +96,10 @@ TEST(DefaultModel, ScoresHeldOutTextAsItsTrainingCodeDid) {
   const auto runner = LoadDefaultModel();
   RunnerDriver driver(*runner);
   driver.Attach(sequence, 0);
+  constexpr int kChunk = 300;  // more rows than the runner scores at once
   double nll = 0;
-  for (int begin = 0; begin < scored; begin += 256) {
-    const int count = std::min(256, scored - begin);
+  for (int begin = 0; begin < scored; begin += kChunk) {
+    const int count = std::min(kChunk, scored - begin);
     driver.Add(sequence, count);
     driver.ScorePrompt(sequence, 0, count, 0);
     for (const PromptLogprob& row : driver.Step().prompt_logprobs) nll -= row.logprob;
