@@ -42,14 +42,11 @@ class Scheduler::Impl {
   std::string CheckInvariants() const;
 
  private:
-  /// What became of a running sequence that asked for pages.
-  enum class Secured { kYes, kSitsOut, kPreempted };
-
   // step.cc
   int32_t CountDecodes() const;
   int32_t NextChunk(const Sequence& sequence) const;
   void ScheduleRunning();
-  Secured SecurePages(int32_t end, Sequence* sequence);
+  bool SecurePages(int32_t end, Sequence* sequence);
   int32_t PagesOwedByEarlierSteps() const;
   bool MustSitOut(const Sequence& sequence) const;
   void Emit(int32_t num_tokens, bool decode, Sequence* sequence);

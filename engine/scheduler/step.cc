@@ -17,14 +17,12 @@ bool Scheduler::Impl::Schedule(absl::Time now, ScheduledBatch* batch) {
   prefill_budget_ = options_.max_num_batched_tokens - CountDecodes();
   ScheduleRunning();
   AdmitWaiting(now);
-  batch_ = nullptr;
   batch->sequences.insert(batch->sequences.end(), prefills_.begin(), prefills_.end());
+  EmitSamples();
+  batch_ = nullptr;
   if (batch->sequences.empty()) {
     return false;
   }
-  batch_ = batch;
-  EmitSamples();
-  batch_ = nullptr;
   batch->step_id = ++last_step_;
   batch->preemptions = num_preemptions_;
   num_preemptions_ = 0;
@@ -52,16 +50,16 @@ void Scheduler::Impl::ScheduleRunning() {
       continue;
     }
     const int32_t num_tokens = decode ? 1 : NextChunk(*sequence);
-    if (num_tokens > 0 &&
-        SecurePages(sequence->num_scheduled + num_tokens, sequence) == Secured::kYes) {
+    if (num_tokens > 0 && SecurePages(sequence->num_scheduled + num_tokens, sequence)) {
       Emit(num_tokens, decode, sequence);
     }
   }
 }
 
 // Pages come from the pool, else from what a step in flight will free, else from the worst
-// running sequence. Its going may also end the sharing that asked for a copy.
-Scheduler::Impl::Secured Scheduler::Impl::SecurePages(int32_t end, Sequence* sequence) {
+// running sequence. Its going may also end the sharing that asked for a copy. False if
+// `sequence` sits this step out or was itself the victim.
+bool Scheduler::Impl::SecurePages(int32_t end, Sequence* sequence) {
   while (const int32_t needed = pages_.PagesNeeded(*sequence, end)) {
     const int32_t supply = pages_.allocator().num_available() - claimed_pages_;
     if (needed <= supply) {
@@ -70,15 +68,15 @@ Scheduler::Impl::Secured Scheduler::Impl::SecurePages(int32_t end, Sequence* seq
     }
     if (needed <= supply + PagesOwedByEarlierSteps() || MustSitOut(*sequence)) {
       claimed_pages_ += needed;
-      return Secured::kSitsOut;
+      return false;
     }
     Sequence* victim = running_.back();
     Preempt(victim);
     if (victim == sequence) {
-      return Secured::kPreempted;
+      return false;
     }
   }
-  return Secured::kYes;
+  return true;
 }
 
 // The sources of this step's own copies come back too late to wait for.

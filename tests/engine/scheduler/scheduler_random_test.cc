@@ -13,7 +13,7 @@
 namespace parallax::testing {
 namespace {
 
-constexpr int64_t kStepsPerSeed = 1000;
+constexpr int64_t kStepsPerSeed = 200;
 
 int64_t FromEnvironment(const char* name, int64_t otherwise) {
   const char* value = std::getenv(name);
