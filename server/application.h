@@ -40,6 +40,9 @@ class Application {
   /// Ends every live request with UNAVAILABLE now. Makes a running Stop return soon.
   void AbortRunning();
 
+  const Engine& engine() const { return *engine_; }
+  const ServerMetrics& metrics() const { return *metrics_; }
+
   /// Reads the token file again; an error is logged and changes nothing.
   void ReloadTokens();
 

@@ -100,6 +100,9 @@ void AddLimitFlags(ServerConfig* config, FlagTable* flags) {
              "Open calls of one connection; the client queues further ones.");
   flags->Bytes("grpc-memory-bytes", 16 << 20, &config->grpc_memory_bytes,
                "gRPC's buffers, all connections together.");
+  flags->Duration("min-ping-interval", &config->min_ping_interval,
+                  "Keepalive pings may come this often, with or without a call open; a client "
+                  "that pings more is disconnected. Timers jitter: set half of what clients use.");
 }
 
 void AddOperationFlags(ServerConfig* config, FlagTable* flags, std::string* log_level) {

@@ -61,6 +61,7 @@ struct ServerConfig {
   int64_t outbox_bytes = int64_t{1} << 20;
   int32_t max_concurrent_streams = 1024;  // a connection
   int64_t grpc_memory_bytes = int64_t{1} << 30;
+  absl::Duration min_ping_interval = absl::Seconds(5);
 
   // Operation.
   absl::Duration grace_period = absl::Seconds(30);

@@ -63,7 +63,8 @@ absl::Status ParseBytes(std::string_view text, int64_t* bytes) {
     break;
   }
   int64_t count = 0;
-  if (!absl::SimpleAtoi(ToAbsl(digits), &count) || count < 0 ||
+  const bool only_digits = digits.find_first_not_of("0123456789") == digits.npos;
+  if (!only_digits || !absl::SimpleAtoi(ToAbsl(digits), &count) ||
       count > (std::numeric_limits<int64_t>::max() >> shift)) {
     return BadValue(text, "a number of bytes such as 1048576, 512MiB or 8GiB");
   }

@@ -39,7 +39,7 @@ void GenerateCollector::OnStart(RequestStart start) {
 
 void GenerateCollector::OnDelta(OutputDelta delta) {
   MutexLock lock(&mutex_);
-  CountLocked(DeltaBytes(delta) - sizeof(delta));
+  CountLocked(DeltaBytes(delta));
   if (overflow_.has_value()) return;
   OutputDelta& choice = choices_[delta.choice];
   MergeDelta(std::move(delta), &choice);

@@ -13,9 +13,6 @@
 namespace parallax::server {
 namespace {
 
-// Clients may ping every 10 s with no call open. gRPC counts a ping that comes early as a
-// strike, and timers jitter: half of that is what is enforced.
-constexpr int kMinClientPingIntervalMs = 5'000;
 // The server's own pings find clients that vanished without closing their connection.
 constexpr int kKeepaliveTimeMs = 60'000;
 constexpr int kKeepaliveTimeoutMs = 20'000;
@@ -23,8 +20,9 @@ constexpr int kKeepaliveTimeoutMs = 20'000;
 constexpr int kMaxAdminThreads = 8;
 
 void ConfigureConnections(const ServerConfig& config, grpc::ServerBuilder* builder) {
-  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
-                              kMinClientPingIntervalMs);
+  builder->AddChannelArgument(
+      GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+      static_cast<int>(absl::ToInt64Milliseconds(config.min_ping_interval)));
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);

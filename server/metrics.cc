@@ -133,6 +133,21 @@ std::vector<prometheus::MetricFamily> ServerMetrics::Collect() const {
   return families;
 }
 
+MetricsTally ServerMetrics::Tally() const {
+  MetricsTally tally;
+  tally.submitted = submitted_.value();
+  tally.prompt_tokens = prompt_tokens_.value();
+  tally.generation_tokens = generation_tokens_.value();
+  tally.finished_generation_tokens =
+      static_cast<int64_t>(request_generation_tokens_.Collect().sample_sum);
+  for (const AtomicCounter& counter : finished_) tally.finished += counter.value();
+  for (const AtomicCounter& counter : refused_) tally.refused += counter.value();
+  for (const auto& method : rpcs_) {
+    for (const AtomicCounter& counter : method) tally.rpcs += counter.value();
+  }
+  return tally;
+}
+
 void ServerMetrics::CollectTimes(Families* families) const {
   AddHistogram("parallax:time_to_first_token_seconds", "Submission to a choice's first token.",
                time_to_first_token_, families);

@@ -29,6 +29,17 @@ enum class RpcMethod { kGenerate, kGenerateStream, kTokenize, kDetokenize, kGetM
 inline constexpr int kNumRpcMethods = 6;
 std::string_view RpcMethodName(RpcMethod method);
 
+/// The books of a run, for checking that they balance.
+struct MetricsTally {
+  int64_t submitted = 0;
+  int64_t refused = 0;   // by the engine, all codes
+  int64_t finished = 0;  // all reasons
+  int64_t rpcs = 0;      // all methods and codes
+  int64_t prompt_tokens = 0;
+  int64_t generation_tokens = 0;           // counted step by step
+  int64_t finished_generation_tokens = 0;  // counted when requests end
+};
+
 class ServerMetrics final : public EngineObserver, public prometheus::Collectable {
  public:
   explicit ServerMetrics(std::string model_name);
@@ -45,6 +56,7 @@ class ServerMetrics final : public EngineObserver, public prometheus::Collectabl
   void OnFinished(const FinishedRequest& request) override;
 
   std::vector<prometheus::MetricFamily> Collect() const override;
+  MetricsTally Tally() const;
 
  private:
   using Families = std::vector<prometheus::MetricFamily>;

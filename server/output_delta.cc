@@ -10,7 +10,7 @@ size_t LogprobsBytes(const PositionLogprobs& position) {
 }
 
 size_t DeltaBytes(const OutputDelta& delta) {
-  size_t bytes = sizeof(delta) + delta.text.size() + delta.token_ids.size() * sizeof(int32_t);
+  size_t bytes = delta.text.size() + delta.token_ids.size() * sizeof(int32_t);
   for (const PositionLogprobs& position : delta.logprobs) bytes += LogprobsBytes(position);
   return bytes;
 }

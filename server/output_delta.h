@@ -11,7 +11,8 @@
 
 namespace parallax::server {
 
-/// Memory that the delta holds, near enough for a bound.
+/// Bytes of output in the delta: its text, token ids and log-probabilities. What holds them
+/// is not counted, since merged deltas share it.
 size_t DeltaBytes(const OutputDelta& delta);
 size_t LogprobsBytes(const PositionLogprobs& position);
 

@@ -18,8 +18,8 @@ namespace parallax::server {
 
 /// Unset = unlimited.
 struct CallerLimits {
-  std::optional<int32_t> max_concurrent;          // Generate and GenerateStream
-  std::optional<double> max_requests_per_second;  // these, Tokenize and Detokenize
+  std::optional<int32_t> max_concurrent = {};          // Generate and GenerateStream
+  std::optional<double> max_requests_per_second = {};  // these, Tokenize and Detokenize
 };
 
 class Principal;

@@ -28,7 +28,7 @@ inline constexpr int kMaxTenantBytes = 128;
 struct CallFacts {
   std::string principal;
   absl::Time deadline = absl::InfiniteFuture();  // gRPC's
-  std::string fallback_id;                       // when request_id is unset
+  std::string fallback_id = {};                  // when request_id is unset
   uint64_t fallback_seed = 0;                    // when sampling.seed is unset
 };
 

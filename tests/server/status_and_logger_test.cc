@@ -1,0 +1,69 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "server/logger.h"
+#include "server/request_ids.h"
+#include "server/status_mapping.h"
+
+namespace parallax::server {
+namespace {
+
+TEST(StatusMappingTest, EveryCodeSurvivesTheRoundTrip) {
+  for (int code = 0; code < kNumStatusCodes; ++code) {
+    const absl::Status status(static_cast<absl::StatusCode>(code), "why");
+    const grpc::Status wire = ToGrpcStatus(status);
+    EXPECT_EQ(static_cast<int>(wire.error_code()), code);
+    EXPECT_EQ(ToAbslStatus(wire).code(), status.code());
+    EXPECT_EQ(StatusCodeName(wire.error_code()), absl::StatusCodeToString(status.code()));
+    EXPECT_EQ(wire.error_message(), code == 0 ? "" : "why");
+  }
+}
+
+TEST(StatusMappingTest, UnknownCodesBecomeUnknown) {
+  EXPECT_EQ(ToGrpcStatus(absl::Status(static_cast<absl::StatusCode>(77), "x")).error_code(),
+            grpc::StatusCode::UNKNOWN);
+  EXPECT_EQ(StatusCodeName(static_cast<grpc::StatusCode>(77)), "UNKNOWN");
+}
+
+std::string Logged(LogLevel threshold, LogLevel level, const std::string& value) {
+  int fds[2];
+  EXPECT_EQ(pipe(fds), 0);
+  Logger(threshold, fds[1]).Log(level, "event", {{"value", value}, {"count", 3}});
+  close(fds[1]);
+  char buffer[4096];
+  const ssize_t size = read(fds[0], buffer, sizeof(buffer));
+  close(fds[0]);
+  return std::string(buffer, size > 0 ? size : 0);
+}
+
+TEST(LoggerTest, HostileValuesStayOneValidLine) {
+  const std::string hostile = "a\"b\\c\nd\r\x01\x7f\xff{\"level\":\"forged\"}";
+  const std::string line = Logged(LogLevel::kInfo, LogLevel::kWarning, hostile);
+  ASSERT_EQ(std::count(line.begin(), line.end(), '\n'), 1);
+  const auto json = nlohmann::json::parse(line);
+  EXPECT_EQ(json["level"], "warning");
+  EXPECT_EQ(json["event"], "event");
+  EXPECT_EQ(json["count"], 3);
+  EXPECT_EQ(json["value"].get<std::string>().substr(0, 7), "a\"b\\c\nd");
+}
+
+TEST(LoggerTest, LevelsBelowTheThresholdAreNotWritten) {
+  EXPECT_EQ(Logged(LogLevel::kWarning, LogLevel::kInfo, "x"), "");
+}
+
+TEST(RequestIdsTest, AreValidAndDiffer) {
+  const RequestIdentity a = DrawRequestIdentity();
+  const RequestIdentity b = DrawRequestIdentity();
+  EXPECT_EQ(a.id.size(), 32u);
+  EXPECT_EQ(a.id.find_first_not_of("0123456789abcdef"), std::string::npos);
+  EXPECT_NE(a.id, b.id);
+  EXPECT_NE(a.seed, b.seed);
+}
+
+}  // namespace
+}  // namespace parallax::server
