@@ -173,6 +173,16 @@ TEST(SamplingLargeVocabularyTest, NeverLeavesTheSupport) {
   }
 }
 
+// In ascending order every token displaces an earlier candidate: the selection must still end
+// with exactly the top ones.
+TEST(SamplingLargeVocabularyTest, SelectsExactlyTheTopOfAscendingLogits) {
+  std::vector<float> logits(1000);
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = 1e-4f * static_cast<float>(i);
+  for (int top_k : {1, 50, 300}) {
+    ExpectDrawsFollow(logits, {.top_k = top_k, .token_limit = 990}, /*draws=*/1000, /*seed=*/6);
+  }
+}
+
 TEST(SamplingLargeVocabularyTest, DrawInvertsTheCumulativeDistribution) {
   std::mt19937 rng(9);
   const std::vector<float> logits = RandomLogits(5000, 1.0f, rng);
