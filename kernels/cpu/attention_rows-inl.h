@@ -194,9 +194,15 @@ class PageFold {
       : rows_(rows), first_key_(page * kPageSize), keys_(keys), scratch_(scratch) {
     const KvCacheView& cache = rows.params->cache;
     const T* const data = static_cast<const T*>(cache.data);
-    const int32_t physical = rows.block_table[page];
-    k_block_ = data + cache.k_block_offset(physical, rows.kv_head);
-    v_block_ = data + cache.v_block_offset(physical, rows.kv_head);
+    const int64_t k_offset = cache.k_block_offset(rows.block_table[page], rows.kv_head);
+    const int64_t v_offset = cache.v_block_offset(rows.block_table[page], rows.kv_head);
+    k_block_ = data + k_offset;
+    v_block_ = data + v_offset;
+    // After a page's keys come its values, and after those the next page's keys.
+    from_k_to_v_ = v_offset - k_offset;
+    const bool last_page = keys.end >= rows.VisibleKeys(rows.positions - 1).end;
+    const int32_t next = rows.block_table[last_page ? page : page + 1];
+    from_v_to_next_k_ = cache.k_block_offset(next, rows.kv_head) - v_offset;
   }
 
   void Run(int first, int last, const ProbeStates& states) {
@@ -216,7 +222,7 @@ class PageFold {
       WidenValues(seen);
       AddValues<float>(first, last, scratch_.widened_v, states);
     } else {
-      Score<T>(first, stacked, first_panel, {k_panels, panel_size, panels});
+      Score<T>(first, stacked, first_panel, {k_panels, panel_size, panels, from_k_to_v_});
       Weigh(first, last, states);
       AddValues<T>(first, last, v_block_, states);
     }
@@ -284,7 +290,7 @@ class PageFold {
       PanelProduct<Value>((end - begin) * per_position, {Scores(begin) + keys.begin, kPageSize},
                           keys.end - keys.begin,
                           {values + keys.begin * kPanelWidth, kValuePanel,
-                           static_cast<int>(head_dim / kPanelWidth)},
+                           static_cast<int>(head_dim / kPanelWidth), from_v_to_next_k_},
                           {states.o + begin * per_position * head_dim, head_dim,
                            /*accumulate=*/true});
       begin = end;
@@ -297,6 +303,8 @@ class PageFold {
   AttentionScratch& scratch_;
   const T* k_block_;
   const T* v_block_;
+  int64_t from_k_to_v_;
+  int64_t from_v_to_next_k_;
 };
 
 // The positions that see any of `keys`: a contiguous range, since what is seen moves up with

@@ -26,6 +26,7 @@ struct LinearTile {
 // first-level cache; up to about eight tiles that is cheaper than storing the widened block.
 inline constexpr int kMaxSkinnyRows = 8 * kTileRows;
 inline constexpr int64_t kSkinnyBlockSteps = 512;
+inline constexpr int64_t kPrefetchDistance = kSkinnyBlockSteps * kPanelWidth;  // the next block
 
 template <typename T>
 void SkinnyProduct(const LinearParams& params, const LinearTile& tile, float* result) {
@@ -36,7 +37,7 @@ void SkinnyProduct(const LinearParams& params, const LinearTile& tile, float* re
   const RowOperand x{params.x.as<float>() + tile.row_begin * params.x.strides[0],
                      params.x.strides[0]};
   if (tile.rows <= kTileRows) {
-    PanelProduct<T>(tile.rows, x, num_inputs, {weight, panel_size, tile.panels},
+    PanelProduct<T>(tile.rows, x, num_inputs, {weight, panel_size, tile.panels, kPrefetchDistance},
                     {result, stride, /*accumulate=*/false});
     return;
   }
@@ -45,7 +46,7 @@ void SkinnyProduct(const LinearParams& params, const LinearTile& tile, float* re
       const int64_t steps = std::min(kSkinnyBlockSteps, num_inputs - begin);
       const T* block = weight + p * panel_size + begin * kPanelWidth;
       PanelProduct<T>(tile.rows, {x.data + begin, x.stride}, steps,
-                      {block, panel_size, /*num_panels=*/1},
+                      {block, panel_size, /*num_panels=*/1, kPrefetchDistance},
                       {result + p * kPanelWidth, stride, /*accumulate=*/begin > 0});
     }
   }

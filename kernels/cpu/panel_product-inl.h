@@ -39,6 +39,14 @@ struct PanelOperand {
   const T* data = nullptr;   // first panel
   int64_t panel_stride = 0;  // elements from one panel to the next
   int num_panels = 0;
+  // Elements of 16 bits bring the element this far behind them into the cache as well: what the
+  // caller needs next. The hardware's own prefetchers stop at page ends, which leaves a third of
+  // the memory bandwidth unused while the multiply-adds keep the core busy.
+  int64_t prefetch_distance = 0;
+
+  PanelOperand Part(int first, int count) const {
+    return {data + first * panel_stride, panel_stride, count, prefetch_distance};
+  }
 };
 
 struct RowOperand {
@@ -52,14 +60,13 @@ struct ProductResult {
   bool accumulate = false;
 };
 
-// How far ahead of a half-width panel to prefetch, in rows of 16: 16 KB. A weight streams from
-// memory at unit stride, and the hardware's own prefetchers, which stop at page ends, leave a
-// third of the bandwidth unused when the multiply-adds already keep the core busy.
-inline constexpr int64_t kPrefetchSteps = 512;
-
+// B's first kPanels panels for exactly kRows rows.
 template <int kRows, int kPanels, typename T>
-HWY_NOINLINE void ProductTile(const RowOperand& a, int64_t k, const T* HWY_RESTRICT panel,
-                              int64_t panel_stride, const ProductResult& c) {
+HWY_NOINLINE void ProductTile(const RowOperand& a, int64_t k, const PanelOperand<T>& b_operand,
+                              const ProductResult& c) {
+  const T* HWY_RESTRICT const panel = b_operand.data;
+  const int64_t panel_stride = b_operand.panel_stride;
+  const int64_t prefetch_distance = b_operand.prefetch_distance;
   const FloatTag tag;
   FloatVector sum[kRows][kPanels][kVectors];
   for (int row = 0; row < kRows; ++row) {
@@ -77,7 +84,7 @@ HWY_NOINLINE void ProductTile(const RowOperand& a, int64_t k, const T* HWY_RESTR
     FloatVector b[kPanels][kVectors];
     for (int p = 0; p < kPanels; ++p) {
       if constexpr (sizeof(T) == 2) {
-        hwy::Prefetch(panel + p * panel_stride + (step + kPrefetchSteps) * kPanelWidth);
+        hwy::Prefetch(panel + p * panel_stride + step * kPanelWidth + prefetch_distance);
       }
       for (int i = 0; i < kVectors; ++i) {
         b[p][i] = LoadAsFloat(panel + p * panel_stride + step * kPanelWidth + i * kLanes);
@@ -107,12 +114,11 @@ void ProductRows(const RowOperand& a, int64_t k, const PanelOperand<T>& b, const
   constexpr int kPanels = TilePanels(kRows);
   int p = 0;
   for (; p + kPanels <= b.num_panels; p += kPanels) {
-    ProductTile<kRows, kPanels>(a, k, b.data + p * b.panel_stride, b.panel_stride,
+    ProductTile<kRows, kPanels>(a, k, b.Part(p, kPanels),
                                 {c.data + p * kPanelWidth, c.stride, c.accumulate});
   }
   for (; p < b.num_panels; ++p) {
-    ProductTile<kRows, 1>(a, k, b.data + p * b.panel_stride, b.panel_stride,
-                          {c.data + p * kPanelWidth, c.stride, c.accumulate});
+    ProductTile<kRows, 1>(a, k, b.Part(p, 1), {c.data + p * kPanelWidth, c.stride, c.accumulate});
   }
 }
 
@@ -135,7 +141,7 @@ void PanelProduct(int rows, const RowOperand& a, int64_t k, const PanelOperand<T
   // Panel by panel, so that one stays in the first-level cache while all rows pass it.
   const int panels_at_once = tiles == 1 ? b.num_panels : 1;
   for (int p = 0; p < b.num_panels; p += panels_at_once) {
-    const PanelOperand<T> part{b.data + p * b.panel_stride, b.panel_stride, panels_at_once};
+    const PanelOperand<T> part = b.Part(p, panels_at_once);
     for (int tile = 0; tile < tiles; ++tile) {
       const int begin = rows * tile / tiles;
       const int end = rows * (tile + 1) / tiles;
