@@ -81,7 +81,6 @@ void StreamCall::StartAttempt() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     attempt_ = attempt;
-    alarm_.reset();
     // A context cancelled before its call starts makes the call fail with CANCELLED.
     if (cancelled_) attempt->Cancel();
   }
@@ -116,14 +115,22 @@ bool StreamCall::ScheduleRetry(std::chrono::milliseconds wait) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (cancelled_) return false;
   alarm_ = std::make_unique<grpc::Alarm>();
-  alarm_->Set(std::chrono::system_clock::now() + wait, [self = shared_from_this()](bool elapsed) {
-    if (elapsed) {
-      self->StartAttempt();
-    } else {
-      self->Finish({grpc::StatusCode::CANCELLED, "cancelled"});
-    }
-  });
+  alarm_->Set(std::chrono::system_clock::now() + wait,
+              [self = shared_from_this()](bool elapsed) { self->OnAlarm(elapsed); });
   return true;
+}
+
+void StreamCall::OnAlarm(bool elapsed) {
+  {
+    // The alarm's callback holds a reference to this, and this holds the alarm.
+    const std::lock_guard<std::mutex> lock(mutex_);
+    alarm_.reset();
+  }
+  if (elapsed) {
+    StartAttempt();
+  } else {
+    Finish({grpc::StatusCode::CANCELLED, "cancelled"});
+  }
 }
 
 void StreamCall::Finish(const grpc::Status& status) {

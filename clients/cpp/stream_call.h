@@ -66,6 +66,7 @@ class StreamCall : public std::enable_shared_from_this<StreamCall> {
                      std::optional<std::chrono::milliseconds> retry_after);
   /// False if the call was cancelled.
   bool ScheduleRetry(std::chrono::milliseconds wait);
+  void OnAlarm(bool elapsed);
   void Finish(const grpc::Status& status);
 
   v1::InferenceService::Stub* const stub_;
