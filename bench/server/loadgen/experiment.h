@@ -1,0 +1,62 @@
+// Experiment: one measured run against a server, from options to a result document.
+//
+// Thread safety: Run from one thread; RequestStop from any.
+#ifndef PARALLAX_BENCH_SERVER_LOADGEN_EXPERIMENT_H_
+#define PARALLAX_BENCH_SERVER_LOADGEN_EXPERIMENT_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "bench/server/loadgen/load_driver.h"
+#include "bench/server/loadgen/workload.h"
+#include "clients/cpp/channel.h"
+#include "engine/base/mutex.h"
+#include "nlohmann/json.hpp"
+
+namespace parallax::loadgen {
+
+struct ExperimentOptions {
+  client::ChannelOptions channel;
+  int32_t connections = 4;
+  std::string metrics_address;  // "host:port"; empty = do not scrape
+  std::string label;
+  RunOptions run;
+  WorkloadOptions workload;
+};
+
+/// The options that shape the load, as they stand in a result file.
+nlohmann::json OptionsToJson(const ExperimentOptions& options);
+
+class Experiment {
+ public:
+  /// Connects and asks the server for its model. UNAVAILABLE if it cannot be reached.
+  static absl::StatusOr<std::unique_ptr<Experiment>> Connect(const ExperimentOptions& options);
+
+  /// Runs once with these options (the connection's are those of Connect) and returns the
+  /// result document of ResultToJson.
+  absl::StatusOr<nlohmann::json> Run(const ExperimentOptions& options,
+                                     const std::function<void(const Progress&)>& on_progress);
+
+  /// Makes the run in progress, and all later ones, return CANCELLED.
+  void RequestStop();
+
+ private:
+  Experiment() = default;
+
+  std::vector<std::shared_ptr<grpc::Channel>> channels_;
+  nlohmann::json model_;
+  int32_t vocab_size_ = 0;
+  int32_t max_context_tokens_ = 0;
+
+  Mutex mutex_;
+  bool stop_ PARALLAX_GUARDED_BY(mutex_) = false;
+  LoadDriver* driver_ PARALLAX_GUARDED_BY(mutex_) = nullptr;  // while a run is in progress
+};
+
+}  // namespace parallax::loadgen
+
+#endif  // PARALLAX_BENCH_SERVER_LOADGEN_EXPERIMENT_H_

@@ -1,0 +1,85 @@
+// LoadDriver: one run against a server.
+//
+// Closed loop: `concurrency` streams are kept live; the next request is intended for the
+// moment the one before it ended. Open loop: requests are intended for the times an
+// ArrivalProcess (or a timed trace) says, whether or not earlier ones have ended. Latency
+// is measured from the intended start, so a server that stalls is charged for the requests
+// that waited (no coordinated omission).
+//
+// The driver watches itself. Two lags are recorded: how late requests were sent after their
+// intended start, and how late timers fire on gRPC's own event threads. If the 99th
+// percentile of either exceeds `max_lag_ms` the client was the bottleneck, its latencies
+// would be its own, and Run returns FAILED_PRECONDITION instead of a result.
+//
+// Thread safety: Run from one thread; RequestStop from any thread or signal-waiting thread.
+#ifndef PARALLAX_BENCH_SERVER_LOADGEN_LOAD_DRIVER_H_
+#define PARALLAX_BENCH_SERVER_LOADGEN_LOAD_DRIVER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "bench/server/loadgen/arrival_process.h"
+#include "bench/server/loadgen/recorder.h"
+#include "bench/server/loadgen/workload.h"
+#include "grpcpp/channel.h"
+
+namespace parallax::loadgen {
+
+struct RunOptions {
+  int32_t concurrency = 0;                 // closed loop if > 0
+  std::optional<ArrivalOptions> arrivals;  // open loop
+  double warmup_seconds = 0.0;
+  double duration_seconds = 10.0;   // the measurement window
+  double drain_seconds = 30.0;      // for requests of the window to end after it
+  int64_t max_requests = 0;         // stop sending after this many; 0 = no limit
+  int32_t max_outstanding = 20000;  // open loop: more live streams than this is a lag
+  double max_lag_ms = 20.0;
+  Slo slo;
+  std::string bearer_token;
+};
+
+/// INVALID_ARGUMENT naming the option.
+absl::Status ValidateRunOptions(const RunOptions& options);
+
+struct RunResult {
+  Tally tally;
+  double window_seconds = 0.0;  // shorter than asked for if max_requests ended it
+  Histogram send_lag;
+  Histogram event_lag;
+  int32_t peak_outstanding = 0;
+};
+
+/// A moment's picture for the progress line.
+struct Progress {
+  double elapsed_seconds = 0.0;
+  int64_t started = 0;
+  int64_t finished = 0;
+  int32_t outstanding = 0;
+};
+
+class LoadDriver {
+ public:
+  /// Streams are spread over `channels` in turn.
+  LoadDriver(std::vector<std::shared_ptr<grpc::Channel>> channels, const RunOptions& options,
+             Workload workload);
+  ~LoadDriver();
+
+  /// `on_progress` (may be null) is called once a second from the calling thread.
+  absl::StatusOr<RunResult> Run(const std::function<void(const Progress&)>& on_progress);
+
+  /// Stops sending; live streams are cancelled and Run returns CANCELLED.
+  void RequestStop();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace parallax::loadgen
+
+#endif  // PARALLAX_BENCH_SERVER_LOADGEN_LOAD_DRIVER_H_

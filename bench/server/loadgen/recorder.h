@@ -1,0 +1,116 @@
+// Recorder: what the streams of a run saw, accumulated as it happens.
+//
+// Streams end on gRPC's threads, thousands a second. Each writes to one of a few shards
+// under that shard's lock; Collect adds the shards up when the run is over.
+//
+// Thread safety: Record* from any thread. Collect when no stream is live.
+#ifndef PARALLAX_BENCH_SERVER_LOADGEN_RECORDER_H_
+#define PARALLAX_BENCH_SERVER_LOADGEN_RECORDER_H_
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "bench/server/loadgen/histogram.h"
+#include "engine/base/mutex.h"
+#include "grpcpp/support/status.h"
+
+namespace parallax::loadgen {
+
+/// Service-level objective of one request.
+struct Slo {
+  double ttft_ms = 0.0;  // 0 = not asked for
+  double tpot_ms = 0.0;
+  double e2e_ms = 0.0;
+  bool any() const { return ttft_ms > 0.0 || tpot_ms > 0.0 || e2e_ms > 0.0; }
+};
+
+/// One finished call. Times are nanoseconds of the steady clock.
+struct StreamRecord {
+  int64_t intended_ns = 0;     // when it should have started; latencies count from here
+  int64_t first_token_ns = 0;  // 0 = none came
+  int64_t last_token_ns = 0;
+  int64_t done_ns = 0;
+  int32_t tokens = 0;
+  int32_t chunks = 0;
+  int32_t prompt_tokens = 0;  // as the server counted
+  int32_t cached_tokens = 0;
+  bool cancelled_by_us = false;  // on purpose: part of the workload
+  bool unfinished = false;       // cut off at the end of the run
+  grpc::StatusCode code = grpc::StatusCode::OK;
+};
+
+/// Per second of the run, for plots.
+struct TimelineSecond {
+  int64_t started = 0;
+  int64_t completed = 0;
+  int64_t tokens = 0;
+};
+
+struct Tally {
+  // Of requests whose intended start lies in the measurement window.
+  int64_t completed = 0;
+  int64_t cancelled = 0;
+  int64_t refused = 0;  // RESOURCE_EXHAUSTED, UNAVAILABLE
+  int64_t failed = 0;   // any other code
+  int64_t unfinished = 0;
+  int64_t good = 0;  // completed within the SLO
+  std::map<int, int64_t> by_code;
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;
+  int64_t output_tokens = 0;
+  int64_t chunks = 0;
+  Histogram ttft;
+  Histogram tpot;
+  Histogram inter_chunk;
+  Histogram e2e;
+  // Of the whole run, warm-up included: for comparison with the server's counters.
+  int64_t all_requests = 0;
+  int64_t all_prompt_tokens = 0;
+  int64_t all_output_tokens = 0;
+  // Tokens that arrived inside the window, whoever asked for them.
+  int64_t window_tokens = 0;
+  std::vector<TimelineSecond> timeline;
+};
+
+class Recorder {
+ public:
+  Recorder(const Slo& slo, int64_t start_ns, int64_t window_begin_ns, int64_t window_end_ns);
+
+  void RecordStart(int64_t now_ns);
+  /// `gap_ns` is the time since the stream's previous chunk; negative for its first.
+  void RecordChunk(int64_t now_ns, int64_t intended_ns, int64_t gap_ns, int32_t tokens);
+  void RecordDone(const StreamRecord& record);
+
+  Tally Collect() const;
+
+ private:
+  static constexpr int kShards = 8;
+  struct alignas(64) Shard {
+    mutable Mutex mutex;
+    Tally tally PARALLAX_GUARDED_BY(mutex);
+  };
+
+  bool InWindow(int64_t time_ns) const {
+    return time_ns >= window_begin_ns_ && time_ns < window_end_ns_;
+  }
+  Shard& MyShard();
+  TimelineSecond* SecondOf(Tally* tally, int64_t now_ns) const;
+  void CountOutcome(const StreamRecord& record, Tally* tally) const;
+  bool MeetsSlo(const StreamRecord& record) const;
+
+  const Slo slo_;
+  const int64_t start_ns_;
+  const int64_t window_begin_ns_;
+  const int64_t window_end_ns_;
+  std::array<Shard, kShards> shards_;
+};
+
+/// Time per output token after the first; 0 with fewer than two tokens.
+double TpotNs(const StreamRecord& record);
+
+}  // namespace parallax::loadgen
+
+#endif  // PARALLAX_BENCH_SERVER_LOADGEN_RECORDER_H_

@@ -1,0 +1,205 @@
+#include "bench/server/loadgen/result_format.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+
+namespace parallax::loadgen {
+namespace {
+
+constexpr int kSchemaVersion = 1;
+constexpr std::pair<const char*, double> kQuantiles[] = {
+    {"p50", 0.5}, {"p90", 0.9}, {"p95", 0.95}, {"p99", 0.99}, {"p99.9", 0.999}};
+constexpr const char* kLatencies[] = {"ttft", "tpot", "inter_chunk", "e2e"};
+
+double Milliseconds(double ns) { return ns / 1e6; }
+
+nlohmann::json LatencyJson(const Histogram& histogram) {
+  nlohmann::json json = {{"count", histogram.count()},
+                         {"mean", Milliseconds(histogram.mean_ns())},
+                         {"max", Milliseconds(static_cast<double>(histogram.max_ns()))}};
+  for (const auto& [name, quantile] : kQuantiles) {
+    json[name] = Milliseconds(static_cast<double>(histogram.ValueAtQuantile(quantile)));
+  }
+  return json;
+}
+
+nlohmann::json TimelineJson(const std::vector<TimelineSecond>& timeline) {
+  nlohmann::json json = nlohmann::json::array();
+  for (const TimelineSecond& second : timeline) {
+    json.push_back({second.started, second.completed, second.tokens});
+  }
+  return json;
+}
+
+nlohmann::json RequestsJson(const Tally& tally) {
+  nlohmann::json by_code = nlohmann::json::object();
+  for (const auto& [code, count] : tally.by_code) by_code[std::to_string(code)] = count;
+  return {{"completed", tally.completed},   {"cancelled", tally.cancelled},
+          {"refused", tally.refused},       {"failed", tally.failed},
+          {"unfinished", tally.unfinished}, {"by_code", by_code}};
+}
+
+nlohmann::json GoodputJson(const RunOptions& options, const RunResult& result) {
+  if (!options.slo.any()) return nullptr;
+  const int64_t asked =
+      result.tally.completed + result.tally.refused + result.tally.failed + result.tally.unfinished;
+  return {{"slo_ttft_ms", options.slo.ttft_ms},
+          {"slo_tpot_ms", options.slo.tpot_ms},
+          {"slo_e2e_ms", options.slo.e2e_ms},
+          {"good_requests", result.tally.good},
+          {"share", asked == 0 ? 0.0 : static_cast<double>(result.tally.good) / asked},
+          {"requests_per_second", result.tally.good / result.window_seconds}};
+}
+
+nlohmann::json ThroughputJson(const RunResult& result) {
+  const Tally& tally = result.tally;
+  const double seconds = result.window_seconds;
+  return {{"requests_per_second", tally.completed / seconds},
+          {"output_tokens_per_second", tally.window_tokens / seconds},
+          {"total_tokens_per_second", (tally.window_tokens + tally.prompt_tokens) / seconds}};
+}
+
+nlohmann::json HistogramsJson(const Tally& tally) {
+  return {{"ttft", tally.ttft.Buckets()},
+          {"tpot", tally.tpot.Buckets()},
+          {"inter_chunk", tally.inter_chunk.Buckets()},
+          {"e2e", tally.e2e.Buckets()}};
+}
+
+std::string LatencyRow(const char* name, const nlohmann::json& latency) {
+  std::string row = absl::StrFormat("  %-12s %9.3f", name, latency["mean"].get<double>());
+  for (const auto& [quantile, unused] : kQuantiles) {
+    absl::StrAppendFormat(&row, " %9.3f", latency[quantile].get<double>());
+  }
+  return absl::StrCat(row, absl::StrFormat(" %9.3f\n", latency["max"].get<double>()));
+}
+
+}  // namespace
+
+nlohmann::json ResultToJson(const RunIdentity& identity, const RunOptions& options,
+                            const RunResult& result, const MetricSamples& server_delta) {
+  const Tally& tally = result.tally;
+  return {
+      {"schema_version", kSchemaVersion},
+      {"label", identity.label},
+      {"started_at", identity.started_at},
+      {"target", identity.target},
+      {"model", identity.model},
+      {"options", identity.options},
+      {"window_seconds", result.window_seconds},
+      {"requests", RequestsJson(tally)},
+      {"tokens",
+       {{"prompt", tally.prompt_tokens},
+        {"cached", tally.cached_tokens},
+        {"output", tally.output_tokens},
+        {"chunks", tally.chunks}}},
+      {"throughput", ThroughputJson(result)},
+      {"goodput", GoodputJson(options, result)},
+      {"latency_ms",
+       {{"ttft", LatencyJson(tally.ttft)},
+        {"tpot", LatencyJson(tally.tpot)},
+        {"inter_chunk", LatencyJson(tally.inter_chunk)},
+        {"e2e", LatencyJson(tally.e2e)}}},
+      {"lag_ms",
+       {{"send", LatencyJson(result.send_lag)}, {"event", LatencyJson(result.event_lag)}}},
+      {"peak_outstanding", result.peak_outstanding},
+      {"whole_run",
+       {{"requests", tally.all_requests},
+        {"prompt_tokens", tally.all_prompt_tokens},
+        {"output_tokens", tally.all_output_tokens}}},
+      {"server_delta", server_delta},
+      {"timeline", TimelineJson(tally.timeline)},
+      {"histograms_ns", HistogramsJson(tally)},
+  };
+}
+
+std::string CsvHeader() {
+  std::vector<std::string> columns = {"label",
+                                      "started_at",
+                                      "concurrency",
+                                      "rate",
+                                      "prompt_tokens",
+                                      "output_tokens",
+                                      "window_seconds",
+                                      "completed",
+                                      "cancelled",
+                                      "refused",
+                                      "failed",
+                                      "unfinished",
+                                      "requests_per_second",
+                                      "output_tokens_per_second",
+                                      "total_tokens_per_second",
+                                      "goodput_share"};
+  for (const char* latency : kLatencies) {
+    columns.push_back(absl::StrCat(latency, "_mean_ms"));
+    for (const auto& [quantile, unused] : kQuantiles) {
+      columns.push_back(absl::StrCat(latency, "_", quantile, "_ms"));
+    }
+    columns.push_back(absl::StrCat(latency, "_max_ms"));
+  }
+  return absl::StrJoin(columns, ",");
+}
+
+std::string CsvLine(const nlohmann::json& result) {
+  const nlohmann::json& options = result["options"];
+  std::vector<std::string> cells = {result["label"].dump(), result["started_at"].dump()};
+  for (const char* key : {"concurrency", "rate", "prompt_tokens", "output_tokens"}) {
+    cells.push_back(options.contains(key) ? options[key].dump() : "");
+  }
+  cells.push_back(result["window_seconds"].dump());
+  for (const char* key : {"completed", "cancelled", "refused", "failed", "unfinished"}) {
+    cells.push_back(result["requests"][key].dump());
+  }
+  for (const char* key :
+       {"requests_per_second", "output_tokens_per_second", "total_tokens_per_second"}) {
+    cells.push_back(result["throughput"][key].dump());
+  }
+  cells.push_back(result["goodput"].is_null() ? "" : result["goodput"]["share"].dump());
+  for (const char* latency : kLatencies) {
+    const nlohmann::json& values = result["latency_ms"][latency];
+    cells.push_back(values["mean"].dump());
+    for (const auto& [quantile, unused] : kQuantiles) cells.push_back(values[quantile].dump());
+    cells.push_back(values["max"].dump());
+  }
+  return absl::StrJoin(cells, ",");
+}
+
+std::string ResultTable(const nlohmann::json& result) {
+  const nlohmann::json& requests = result["requests"];
+  const nlohmann::json& throughput = result["throughput"];
+  const nlohmann::json& tokens = result["tokens"];
+  std::string table = absl::StrFormat(
+      "requests      completed %d  cancelled %d  refused %d  failed %d  unfinished %d\n",
+      requests["completed"].get<int64_t>(), requests["cancelled"].get<int64_t>(),
+      requests["refused"].get<int64_t>(), requests["failed"].get<int64_t>(),
+      requests["unfinished"].get<int64_t>());
+  absl::StrAppendFormat(&table, "throughput    %.2f req/s  %.1f output tok/s  %.1f total tok/s\n",
+                        throughput["requests_per_second"].get<double>(),
+                        throughput["output_tokens_per_second"].get<double>(),
+                        throughput["total_tokens_per_second"].get<double>());
+  const int64_t prompt = tokens["prompt"].get<int64_t>();
+  if (prompt > 0) {
+    absl::StrAppendFormat(&table, "prefix cache  %.1f %% of prompt tokens\n",
+                          100.0 * tokens["cached"].get<int64_t>() / prompt);
+  }
+  if (!result["goodput"].is_null()) {
+    absl::StrAppendFormat(&table, "goodput       %.2f req/s within the SLO (%.2f %%)\n",
+                          result["goodput"]["requests_per_second"].get<double>(),
+                          100.0 * result["goodput"]["share"].get<double>());
+  }
+  absl::StrAppendFormat(&table, "latency, ms   %9s %9s %9s %9s %9s %9s %9s\n", "mean", "p50", "p90",
+                        "p95", "p99", "p99.9", "max");
+  for (const char* latency : kLatencies) {
+    table += LatencyRow(latency, result["latency_ms"][latency]);
+  }
+  absl::StrAppendFormat(&table, "own lag       sends p99 %.3f ms, event loop p99 %.3f ms\n",
+                        result["lag_ms"]["send"]["p99"].get<double>(),
+                        result["lag_ms"]["event"]["p99"].get<double>());
+  return table;
+}
+
+}  // namespace parallax::loadgen

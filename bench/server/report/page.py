@@ -1,0 +1,104 @@
+"""One self-contained HTML page: tables, and the pictures as data URIs."""
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import Optional, Sequence
+
+from matplotlib.figure import Figure
+
+from results import LATENCIES, Run
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
+       color: #222; background: #fff; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e3e3e3; }
+th:first-child, td:first-child { text-align: left; }
+thead th { border-bottom: 2px solid #999; }
+.better { color: #00663f; } .worse { color: #a33a00; }
+figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; }
+"""
+
+
+def to_png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells are HTML already."""
+    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return (f'<div class="wide"><table><thead><tr>{cells}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>")
+
+
+def run_table(runs: Sequence[Run]) -> str:
+    rows = []
+    for run in runs:
+        requests = run.document["requests"]
+        errors = requests["failed"] + requests["refused"] + requests["unfinished"]
+        rows.append([
+            html.escape(f"{run.source}: {run.name}"),
+            f"{requests['completed']:,}", f"{errors:,}",
+            f"{run.document['throughput']['requests_per_second']:,.2f}",
+            f"{run.output_rate:,.0f}",
+            *(f"{run.latency_ms(name, statistic):,.2f}"
+              for name in ("ttft", "tpot", "e2e") for statistic in ("p50", "p99")),
+        ])
+    return _table(["run", "completed", "errors", "req/s", "output tok/s", "TTFT p50", "p99",
+                   "TPOT p50", "p99", "E2E p50", "p99"], rows)
+
+
+def _ratio(after: float, before: float, higher_is_better: bool) -> str:
+    if before == 0:
+        return "-"
+    ratio = after / before
+    if abs(ratio - 1) < 0.02:
+        return f"{ratio:.2f}x"
+    better = (ratio > 1) == higher_is_better
+    return f'<span class="{"better" if better else "worse"}">{ratio:.2f}x</span>'
+
+
+def comparison_table(before: Sequence[Run], after: Sequence[Run]) -> Optional[str]:
+    """Ratios after/before of the runs that both files hold."""
+    known = {run.key: run for run in before}
+    pairs = [(known[run.key], run) for run in after if run.key in known]
+    if not pairs:
+        return None
+    rows = [[
+        html.escape(new.name), _ratio(new.output_rate, old.output_rate, True),
+        *(_ratio(new.latency_ms(name, statistic), old.latency_ms(name, statistic), False)
+          for name in ("ttft", "tpot", "e2e") for statistic in ("p50", "p99")),
+    ] for old, new in pairs]
+    return _table(["run", "output tok/s", "TTFT p50", "p99", "TPOT p50", "p99", "E2E p50", "p99"],
+                  rows)
+
+
+def model_line(run: Run) -> str:
+    model = run.document["model"]
+    return html.escape(
+        f"{model['name']}, {model['num_parameters'] / 1e6:,.1f} M parameters on {model['device']}, "
+        f"server {model['server_version']}, started {run.document['started_at']}")
+
+
+def page(title: str, sections: Sequence[tuple[str, str]]) -> str:
+    body = "".join(f"<h2>{html.escape(head)}</h2>{content}" for head, content in sections)
+    note = ("Latencies are milliseconds from the intended start of a request. "
+            + "; ".join(f"{key.upper().replace('_', ' ')}: {text}" for key, text in LATENCIES.items())
+            + ".")
+    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}'
+            f"</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>{body}"
+            f"<p><small>{html.escape(note)}</small></p></html>\n")
+
+
+def picture(png: bytes, caption: str) -> str:
+    data = base64.b64encode(png).decode()
+    return (f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+            f"<figcaption><small>{html.escape(caption)}</small></figcaption></figure>")

@@ -1,0 +1,105 @@
+#include "bench/server/loadgen/sweep.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <string>
+
+namespace parallax::loadgen {
+namespace {
+
+using ::testing::HasSubstr;
+
+class SweepTest : public ::testing::Test {
+ protected:
+  void SetUp() override { std::remove(path_.c_str()); }
+  void TearDown() override { std::remove(path_.c_str()); }
+
+  // A server that meets its SLO below `capacity_`.
+  RunPoint FakeRun() {
+    return [this](const ExperimentOptions& options) -> absl::StatusOr<nlohmann::json> {
+      if (++runs_ == fail_at_) return absl::UnavailableError("unplugged");
+      const double rate = options.run.arrivals ? options.run.arrivals->rate : 0.0;
+      return nlohmann::json{{"goodput", {{"share", rate <= capacity_ ? 1.0 : 0.5}}}};
+    };
+  }
+
+  ExperimentOptions SearchBase() {
+    ExperimentOptions options;
+    options.run.arrivals = ArrivalOptions{};
+    options.run.slo.ttft_ms = 100.0;
+    return options;
+  }
+
+  SweepFile Open(const std::string& kind, const nlohmann::json& fixed = {{"seed", 1}}) {
+    absl::StatusOr<SweepFile> file = SweepFile::Open(path_, kind, fixed);
+    EXPECT_TRUE(file.ok()) << file.status();
+    return *std::move(file);
+  }
+
+  const std::string path_ =
+      ::testing::TempDir() + "/sweep_test_" + std::to_string(getpid()) + ".json";
+  int runs_ = 0;
+  int fail_at_ = 0;
+  double capacity_ = 37.0;
+};
+
+TEST_F(SweepTest, GridVisitsEveryPointOnceAndResumesAfterAFailure) {
+  const GridOptions grid = {{1, 4}, {"128", "512"}, {"16", "32"}};
+  fail_at_ = 6;
+  SweepFile file = Open("grid");
+  EXPECT_EQ(RunGrid({}, grid, FakeRun(), &file).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(file.document()["runs"].size(), 5u);
+
+  fail_at_ = 0;
+  runs_ = 0;
+  SweepFile again = Open("grid");
+  EXPECT_TRUE(RunGrid({}, grid, FakeRun(), &again).ok());
+  EXPECT_EQ(runs_, 3);
+  EXPECT_EQ(again.document()["runs"].size(), 8u);
+}
+
+TEST_F(SweepTest, SearchFindsTheHighestGoodRate) {
+  SweepFile file = Open("search");
+  const auto rate = SearchRate(SearchBase(), {.resolution = 0.02}, FakeRun(), &file);
+  ASSERT_TRUE(rate.ok()) << rate.status();
+  EXPECT_LE(*rate, capacity_);
+  EXPECT_GE(*rate, capacity_ / 1.02);
+  EXPECT_LT(runs_, 20);
+
+  runs_ = 0;
+  SweepFile again = Open("search");
+  EXPECT_EQ(*SearchRate(SearchBase(), {.resolution = 0.02}, FakeRun(), &again), *rate);
+  EXPECT_EQ(runs_, 0) << "every point is in the file";
+}
+
+TEST_F(SweepTest, SearchStaysWithinItsRange) {
+  SweepFile file = Open("search");
+  capacity_ = 1e9;
+  EXPECT_EQ(*SearchRate(SearchBase(), {.max_rate = 50.0}, FakeRun(), &file), 50.0);
+  capacity_ = 0.0;
+  std::remove(path_.c_str());
+  SweepFile other = Open("search");
+  EXPECT_EQ(*SearchRate(SearchBase(), {.min_rate = 5.0}, FakeRun(), &other), 0.0);
+}
+
+TEST_F(SweepTest, RefusesAFileMadeWithOtherOptions) {
+  SweepFile file = Open("grid");
+  ASSERT_TRUE(file.Add({{"x", 1}}, {}).ok());
+  const auto other = SweepFile::Open(path_, "grid", {{"seed", 2}});
+  EXPECT_EQ(other.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(other.status().message()), HasSubstr("seed"));
+  EXPECT_FALSE(SweepFile::Open(path_, "search", {{"seed", 1}}).ok());
+}
+
+TEST_F(SweepTest, RefusesAFileThatIsNotOne) {
+  std::ofstream(path_) << "hello";
+  EXPECT_EQ(SweepFile::Open(path_, "grid", {}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace parallax::loadgen
