@@ -272,6 +272,17 @@ TEST_F(EngineOutputTest, TokensSampledPastAStopAreDropped) {
   EXPECT_EQ(observer.Counts().tokens_generated, 2);
 }
 
+TEST_F(EngineOutputTest, TokensPastAStopAreDroppedWhileAnotherChoiceGoesOn) {
+  limits.max_steps_in_flight = 2;
+  Start();
+  Request request = Scripted({kHello, WordTokenizer::kEos, kWorld, kBang}, 16);
+  request.sampling.n = 2;
+  const Recorded got = Run(std::move(request));
+  EXPECT_THAT(got.choices[0].token_ids, ElementsAre(kHello, WordTokenizer::kEos));
+  EXPECT_EQ(got.choices[0].finish->reason, FinishReason::kStop);
+  EXPECT_EQ(got.choices[1].token_ids.size(), 16u);
+}
+
 TEST_F(EngineOutputTest, SecondRequestFindsThePromptCached) {
   Start();
   std::vector<int32_t> prompt(200, kHello);
