@@ -113,30 +113,32 @@ std::string Application::ReadyLine() const {
                       "}");
 }
 
-bool Application::Stop() {
+Application::StopResult Application::Stop() {
   const absl::Time deadline = absl::Now() + config_.grace_period;
   engine_->BeginDrain();
   grpc_->health().Refresh();
   logger_.Info("stopping", {{"grace_period", absl::FormatDuration(config_.grace_period)}});
   if (!engine_->AwaitDrained(deadline)) {
     logger_.Warning("grace_period_over", {});
-    AbortRunning();
-    engine_->AwaitDrained(absl::Now() + kAbortTime);
+    if (!AbortRunning()) return StopResult::kStuck;
   }
   grpc_->Shutdown(absl::Now() + kFlushTime);
   metrics_http_.reset();
   MutexLock lock(&mutex_);
   logger_.Info("stopped", {{"requests_aborted", aborted_ ? "yes" : "no"}});
-  return !aborted_;
+  return aborted_ ? StopResult::kAborted : StopResult::kFinished;
 }
 
-void Application::AbortRunning() {
+bool Application::AbortRunning() {
   const EngineStats stats = engine_->Stats();
   {
     MutexLock lock(&mutex_);
     aborted_ = aborted_ || stats.requests_submitted != stats.requests_finished;
   }
   engine_->AbortAll(absl::UnavailableError("the server is shutting down"));
+  if (engine_->AwaitDrained(absl::Now() + kAbortTime)) return true;
+  logger_.Error("engine_stuck", {{"waited", absl::FormatDuration(kAbortTime)}});
+  return false;
 }
 
 void Application::ReloadTokens() {

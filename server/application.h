@@ -32,13 +32,18 @@ class Application {
   /// One JSON object on one line: the ports in use.
   std::string ReadyLine() const;
 
+  enum class StopResult {
+    kFinished,  // every request ended by itself
+    kAborted,   // some were ended with UNAVAILABLE
+    kStuck,     // the engine does not react: its thread cannot be joined, only left behind
+  };
   /// Refuses new work and turns health NOT_SERVING; lets running requests finish within the
-  /// grace period, then ends them with UNAVAILABLE; waits for replies to be read, then stops
-  /// listening. Returns whether every request finished by itself.
-  bool Stop();
+  /// grace period, then aborts them; waits for replies to be read, then stops listening.
+  StopResult Stop();
 
-  /// Ends every live request with UNAVAILABLE now. Makes a running Stop return soon.
-  void AbortRunning();
+  /// Ends every live request with UNAVAILABLE now, which makes a running Stop return soon.
+  /// False if the engine does not react.
+  [[nodiscard]] bool AbortRunning();
 
   const Engine& engine() const { return *engine_; }
   const ServerMetrics& metrics() const { return *metrics_; }

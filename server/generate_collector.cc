@@ -13,7 +13,10 @@ GenerateCollector* GenerateCollector::Start(grpc::CallbackServerContext* context
                                             Permit permit, v1::GenerateResponse* response) {
   auto collector = std::make_shared<GenerateCollector>(context, environment, request,
                                                        std::move(permit), response);
-  collector->self_ = collector;
+  {
+    MutexLock lock(&collector->mutex_);
+    collector->self_ = collector;
+  }
   const absl::Status submitted = environment->engine->Submit(std::move(request), collector);
   if (!submitted.ok()) collector->OnDone(submitted);
   return collector.get();
@@ -97,6 +100,10 @@ void GenerateCollector::OnCancel() {
   if (!done_.has_value()) call_.Cancel(call_.ClientGoneStatus());
 }
 
-void GenerateCollector::OnDone() { self_.reset(); }
+void GenerateCollector::OnDone() {
+  std::shared_ptr<GenerateCollector> self;  // freed after the lock is
+  MutexLock lock(&mutex_);
+  self = std::move(self_);
+}
 
 }  // namespace parallax::server

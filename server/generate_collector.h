@@ -55,10 +55,10 @@ class GenerateCollector final : public grpc::ServerUnaryReactor,
 
   GenerateCall call_;
   const int dispatch_queue_;
-  std::shared_ptr<GenerateCollector> self_;  // until gRPC's OnDone
-  v1::GenerateResponse* const response_;     // gRPC's; ours until Finish
+  v1::GenerateResponse* const response_;  // gRPC's; ours until Finish
 
   Mutex mutex_;
+  std::shared_ptr<GenerateCollector> self_ PARALLAX_GUARDED_BY(mutex_);  // until gRPC's OnDone
   std::vector<PositionLogprobs> prompt_logprobs_ PARALLAX_GUARDED_BY(mutex_);
   std::vector<OutputDelta> choices_ PARALLAX_GUARDED_BY(mutex_);
   size_t bytes_ PARALLAX_GUARDED_BY(mutex_) = 0;

@@ -11,7 +11,10 @@ GenerateReactor* GenerateReactor::Start(grpc::CallbackServerContext* context,
                                         Permit permit) {
   auto reactor =
       std::make_shared<GenerateReactor>(context, environment, request, std::move(permit));
-  reactor->self_ = reactor;
+  {
+    MutexLock lock(&reactor->mutex_);
+    reactor->self_ = reactor;
+  }
   // Before Submit: afterwards the first write may already carry the metadata. Sent at once,
   // because a client that let the server name its request can only then abort it.
   reactor->StartSendInitialMetadata();
@@ -114,6 +117,10 @@ void GenerateReactor::OnCancel() {
   if (!done_.has_value()) call_.Cancel(call_.ClientGoneStatus());
 }
 
-void GenerateReactor::OnDone() { self_.reset(); }
+void GenerateReactor::OnDone() {
+  std::shared_ptr<GenerateReactor> self;  // freed after the lock is
+  MutexLock lock(&mutex_);
+  self = std::move(self_);
+}
 
 }  // namespace parallax::server

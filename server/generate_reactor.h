@@ -59,11 +59,10 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateChunk>
 
   GenerateCall call_;
   const int dispatch_queue_;
-  std::shared_ptr<GenerateReactor> self_;  // until gRPC's OnDone
-
   v1::GenerateChunk chunk_;  // gRPC's while a write is outstanding
 
   Mutex mutex_;
+  std::shared_ptr<GenerateReactor> self_ PARALLAX_GUARDED_BY(mutex_);  // until gRPC's OnDone
   ChunkOutbox outbox_ PARALLAX_GUARDED_BY(mutex_);
   bool first_chunk_ PARALLAX_GUARDED_BY(mutex_) = true;
   bool dispatched_ PARALLAX_GUARDED_BY(mutex_) = false;  // waits in the dispatcher's queue

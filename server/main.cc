@@ -1,12 +1,15 @@
 // parallax-server: reads the command line, serves until a signal, stops.
-#include <cstdio>
+#include <atomic>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "server/application.h"
 #include "server/config.h"
 #include "server/logger.h"
@@ -29,16 +32,42 @@ bool WriteReadyFile(const std::string& path, const std::string& line) {
   return file && !error;
 }
 
+// The process ends here and now. Where a thread cannot be joined (it loads a model, or hangs in
+// a step) destructors would wait for it for ever.
+[[noreturn]] void ExitNow(ExitStatus status) { std::_Exit(status); }
+
+SignalThread::Callbacks OnSignals(const std::atomic<Application*>* running, const Logger* logger) {
+  return {.first_stop =
+              [=] {
+                if (running->load() != nullptr) return;  // Serve goes on
+                logger->Info("stopped_before_serving", {});
+                ExitNow(kStopped);
+              },
+          .later_stop =
+              [=] {
+                Application* app = running->load();
+                if (app == nullptr || !app->AbortRunning()) ExitNow(kAborted);
+              },
+          .reload =
+              [=] {
+                if (Application* app = running->load()) app->ReloadTokens();
+              }};
+}
+
 int Serve(const ServerConfig& config) {
-  SignalThread signals;  // first: every later thread inherits its mask
   const Logger logger(config.log_level);
-  auto app = Application::Start(config, &logger);
+  absl::StatusOr<std::unique_ptr<Application>> app;
+  std::atomic<Application*> running{nullptr};
+  // Made before any other thread, which inherits its mask; joined before `app`, which it uses,
+  // is destroyed.
+  SignalThread signals;
+  signals.Start(OnSignals(&running, &logger));
+  app = Application::Start(config, &logger);
   if (!app.ok()) {
     logger.Error("cannot_start", {{"error", app.status().ToString()}});
     return kCannotStart;
   }
-  signals.Start(
-      {.second_stop = [&] { (*app)->AbortRunning(); }, .reload = [&] { (*app)->ReloadTokens(); }});
+  running = app->get();
   const std::string ready = (*app)->ReadyLine();
   std::cout << ready << std::endl;
   if (!config.ready_file.empty() && !WriteReadyFile(config.ready_file, ready)) {
@@ -46,7 +75,15 @@ int Serve(const ServerConfig& config) {
     return kCannotStart;
   }
   signals.AwaitStop();
-  return (*app)->Stop() ? kStopped : kAborted;
+  switch ((*app)->Stop()) {
+    case Application::StopResult::kFinished:
+      return kStopped;
+    case Application::StopResult::kAborted:
+      return kAborted;
+    case Application::StopResult::kStuck:
+      break;
+  }
+  ExitNow(kAborted);
 }
 
 int Main(int argc, char** argv) {

@@ -45,25 +45,22 @@ void SignalThread::AwaitStop() {
   while (!stop_received_) changed_.Wait(&mutex_);
 }
 
-void SignalThread::OnStop() {
-  {
-    MutexLock lock(&mutex_);
-    if (!stop_received_) {
-      stop_received_ = true;
-      changed_.NotifyAll();
-      return;
-    }
-  }
-  callbacks_.second_stop();
+void SignalThread::OnStop(bool first) {
+  if (!first) return callbacks_.later_stop();
+  callbacks_.first_stop();
+  MutexLock lock(&mutex_);
+  stop_received_ = true;
+  changed_.NotifyAll();
 }
 
 void SignalThread::Run() {
   const sigset_t set = HandledSignals();
+  bool first_stop = true;
   for (;;) {
     int signal = 0;
     if (sigwait(&set, &signal) != 0) continue;
     if (signal == SIGHUP) callbacks_.reload();
-    if (signal == SIGTERM || signal == SIGINT) OnStop();
+    if (signal == SIGTERM || signal == SIGINT) OnStop(std::exchange(first_stop, false));
     if (signal == SIGUSR2) {
       MutexLock lock(&mutex_);
       if (quitting_) return;

@@ -25,18 +25,19 @@ class SignalThread {
   SignalThread& operator=(const SignalThread&) = delete;
 
   struct Callbacks {
-    std::function<void()> second_stop;  // each SIGTERM or SIGINT after the first
-    std::function<void()> reload;       // SIGHUP
+    std::function<void()> first_stop;  // the first SIGTERM or SIGINT
+    std::function<void()> later_stop;  // each one after it
+    std::function<void()> reload;      // SIGHUP
   };
-  /// Signals that came before are acted on now.
+  /// Signals that came since construction are acted on now.
   void Start(Callbacks callbacks);
 
-  /// Waits for the first SIGTERM or SIGINT.
+  /// Waits until the first SIGTERM or SIGINT was received and acted on.
   void AwaitStop();
 
  private:
   void Run();
-  void OnStop();
+  void OnStop(bool first);
 
   Callbacks callbacks_;
   Mutex mutex_;

@@ -63,12 +63,12 @@ int ServeUntilTerminated(int ready_fd) {
   const Logger logger(config->log_level);
   auto app = Application::Start(*config, &logger);
   if (!app.ok()) Die(app.status().ToString());
-  signals.Start({.second_stop = [] {}, .reload = [] {}});
+  signals.Start({.first_stop = [] {}, .later_stop = [] {}, .reload = [] {}});
   const std::string ready = (*app)->ReadyLine() + "\n";
   if (write(ready_fd, ready.data(), ready.size()) < 0) Die("cannot tell the port");
   close(ready_fd);
   signals.AwaitStop();
-  return (*app)->Stop() ? 0 : 3;
+  return (*app)->Stop() == Application::StopResult::kFinished ? 0 : 3;
 }
 
 struct ServerProcess {

@@ -21,6 +21,7 @@ namespace parallax::server {
 namespace {
 
 using grpc::StatusCode;
+using StopResult = Application::StopResult;
 using ::testing::HasSubstr;
 
 class ApplicationTest : public testing::Test {
@@ -142,7 +143,7 @@ TEST_F(ApplicationTest, OverloadLosesNothing) {
   }
   EXPECT_GT(ok, 0);
   EXPECT_GT(exhausted, 0) << "no overload: the test shows nothing";
-  EXPECT_TRUE(app_->Stop());
+  EXPECT_EQ(app_->Stop(), StopResult::kFinished);
 
   const EngineStats stats = app_->engine().Stats();
   EXPECT_EQ(stats.gauges.pages_used, 0);
@@ -194,32 +195,32 @@ TEST_F(ApplicationTest, StopLetsRunningRequestsFinishAndRefusesNewOnes) {
   StartServer({kLongContext, kManyPages, "--grace-period=60s", "--outbox-bytes=64MiB"});
   LongCall call(stub_.get(), TokenRequest(4, 100'000));
   call.ReadOne();
-  std::future<bool> stopped = std::async(std::launch::async, [&] { return app_->Stop(); });
+  std::future<StopResult> stopped = std::async(std::launch::async, [&] { return app_->Stop(); });
   const grpc::Status status = call.ReadToEnd();
   EXPECT_TRUE(status.ok()) << status.error_message();
   EXPECT_EQ(call.tokens(), 100'000);
-  EXPECT_TRUE(stopped.get());
+  EXPECT_EQ(stopped.get(), StopResult::kFinished);
 }
 
 TEST_F(ApplicationTest, GracePeriodOverAbortsWithATerminalStatus) {
   StartServer({kLongContext, kManyPages, "--grace-period=20ms", "--outbox-bytes=64MiB"});
   LongCall call(stub_.get(), TokenRequest(4, kEndless));
   call.ReadOne();
-  std::future<bool> stopped = std::async(std::launch::async, [&] { return app_->Stop(); });
+  std::future<StopResult> stopped = std::async(std::launch::async, [&] { return app_->Stop(); });
   const grpc::Status status = call.ReadToEnd();
   EXPECT_EQ(status.error_code(), StatusCode::UNAVAILABLE);
   EXPECT_EQ(status.error_message(), "the server is shutting down");
-  EXPECT_FALSE(stopped.get());
+  EXPECT_EQ(stopped.get(), StopResult::kAborted);
 }
 
 TEST_F(ApplicationTest, AbortRunningCutsTheGracePeriodShort) {
   StartServer({kLongContext, kManyPages, "--grace-period=1h", "--outbox-bytes=64MiB"});
   LongCall call(stub_.get(), TokenRequest(4, kEndless));
   call.ReadOne();
-  std::future<bool> stopped = std::async(std::launch::async, [&] { return app_->Stop(); });
-  app_->AbortRunning();  // what a second SIGTERM does
+  std::future<StopResult> stopped = std::async(std::launch::async, [&] { return app_->Stop(); });
+  EXPECT_TRUE(app_->AbortRunning());  // what a second SIGTERM does
   EXPECT_EQ(call.ReadToEnd().error_code(), StatusCode::UNAVAILABLE);
-  EXPECT_FALSE(stopped.get());
+  EXPECT_EQ(stopped.get(), StopResult::kAborted);
 }
 
 TEST_F(ApplicationTest, SlowReaderHurtsOnlyItself) {
@@ -240,7 +241,7 @@ TEST_F(ApplicationTest, SlowReaderHurtsOnlyItself) {
   const grpc::Status status = slow.ReadToEnd();
   EXPECT_EQ(status.error_code(), StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_THAT(status.error_message(), HasSubstr("reads too slowly"));
-  EXPECT_TRUE(app_->Stop());
+  EXPECT_EQ(app_->Stop(), StopResult::kFinished);
 }
 
 TEST_F(ApplicationTest, AdminSeesTheEngine) {
