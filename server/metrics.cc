@@ -149,7 +149,8 @@ MetricsTally ServerMetrics::Tally() const {
 }
 
 void ServerMetrics::CollectTimes(Families* families) const {
-  AddHistogram("parallax:time_to_first_token_seconds", "Submission to a choice's first token.",
+  AddHistogram("parallax:time_to_first_token_seconds",
+               "Submission to the first token of a request, of whichever choice.",
                time_to_first_token_, families);
   AddHistogram("parallax:inter_token_latency_seconds",
                "Between two consecutive tokens of one choice.", inter_token_latency_, families);

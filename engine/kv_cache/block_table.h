@@ -12,14 +12,9 @@
 #include <span>
 #include <vector>
 
-#include "engine/runner/forward_batch.h"
+#include "engine/kv_cache/page.h"
 
 namespace parallax {
-
-/// Pages that `tokens` tokens from position 0 take.
-constexpr int32_t PagesForTokens(int32_t tokens) {
-  return (tokens + kPageTokens - 1) / kPageTokens;
-}
 
 class BlockTable {
  public:

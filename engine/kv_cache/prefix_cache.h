@@ -26,7 +26,7 @@
 #include <vector>
 
 #include "engine/kv_cache/block_allocator.h"
-#include "engine/runner/forward_batch.h"
+#include "engine/kv_cache/page.h"
 
 namespace parallax {
 

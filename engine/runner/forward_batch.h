@@ -21,18 +21,16 @@
 #include <span>
 #include <vector>
 
+#include "engine/kv_cache/page.h"
 #include "engine/sampling_params.h"
 
 namespace parallax {
 
-/// Tokens per KV page.
-inline constexpr int kPageTokens = 64;
-/// A block-table entry without a page (behind a sliding window): never read.
-inline constexpr int32_t kNoPage = -1;
 /// In token_ids: "the token this slot sampled last", known only to the backend.
 inline constexpr int32_t kTokenFromSlot = -1;
 
-/// A sequence enters a slot. Pointers stay valid until the slot is detached; the spans are
+/// A sequence enters a slot. `params` stays valid until the slot's last sample is collected:
+/// a backend must not read it when the slot is detached, which may be later. The spans are
 /// read by Launch only.
 struct SlotAttach {
   int32_t slot;
@@ -41,12 +39,6 @@ struct SlotAttach {
   std::span<const int32_t> prompt;     // for penalties
   std::span<const int32_t> generated;  // non-empty after a preemption
   int32_t adapter_id = 0;              // seam: 0 = base model
-};
-
-/// Copy-on-write: copy a whole page in every layer, before this step's KV writes.
-struct PageCopy {
-  int32_t src;
-  int32_t dst;
 };
 
 /// Sample one token for `slot` from logits of `logits_index` (an index into logits_rows;

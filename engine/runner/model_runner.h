@@ -19,16 +19,16 @@ namespace parallax {
 
 /// What a batch may ask of the backend; fixed at creation.
 struct RunnerLimits {
-  int32_t vocab_size = 0;               // logits columns
-  int32_t max_context_tokens = 0;       // longest sequence, prompt plus output
-  int32_t sliding_window = 0;           // 0 = none; else no layer looks further back than this
-  int32_t max_num_seqs = 0;             // slots
-  int32_t max_num_batched_tokens = 0;   // token rows a step
-  int32_t num_pages = 0;                // KV pages, shared by all layers
-  int64_t page_bytes = 0;               // one page, all layers
-  int32_t max_steps_in_flight = 1;      // 1 on the CPU, 2 on a GPU
-  int64_t probe_state_bytes = 0;        // capacity of the probe-state pool
-  uint64_t weights_version = 0;         // part of the prefix cache's key
+  int32_t vocab_size = 0;              // logits columns
+  int32_t max_context_tokens = 0;      // longest sequence, prompt plus output
+  int32_t sliding_window = 0;          // 0 = none; else no layer looks further back than this
+  int32_t max_num_seqs = 0;            // slots
+  int32_t max_num_batched_tokens = 0;  // token rows a step
+  int32_t num_pages = 0;               // KV pages, shared by all layers
+  int64_t page_bytes = 0;              // one page, all layers
+  int32_t max_steps_in_flight = 1;     // 1 on the CPU, 2 on a GPU
+  int64_t probe_state_bytes = 0;       // capacity of the probe-state pool
+  uint64_t weights_version = 0;        // part of the prefix cache's key
 };
 
 /// For operators and GetModelInfo.

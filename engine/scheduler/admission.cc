@@ -108,6 +108,10 @@ void Scheduler::Impl::AttachSlot(Sequence* sequence) {
   CheckInvariant(sequence->slot < 0 && !free_slots_.empty(), "slots were counted");
   sequence->slot = free_slots_.back();
   free_slots_.pop_back();
+  sequence->TakePrompt();
+  const int32_t most_tokens = sequence->num_prompt + sequence->group->request.sampling.max_tokens;
+  sequence->tokens.reserve(static_cast<size_t>(most_tokens));
+  sequence->block_table.Reserve(PagesForTokens(most_tokens));
   batch_->attached.push_back(sequence);
 }
 

@@ -64,6 +64,7 @@ void Scheduler::Impl::HandOverLead(SequenceGroup* group) {
   StandDownFollowers(group);
   for (const auto& choice : group->sequences) {
     if (choice->state == SequenceState::kWaiting) {
+      choice->TakePrompt();
       waiting_.Insert(choice.get());
       return;
     }

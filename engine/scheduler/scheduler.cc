@@ -84,19 +84,16 @@ SequenceGroup* Scheduler::Impl::Add(Request request, uint64_t arrival, absl::Tim
   group->prefix_root = PrefixRoot(group->request, options_.weights_version);
   group->index = groups_.size();
   group->num_unfinished = group->request.sampling.n;
-  const std::vector<int32_t>& prompt = group->request.prompt;
-  const size_t most_tokens = prompt.size() + group->request.sampling.max_tokens;
   for (int32_t choice = 0; choice < group->request.sampling.n; ++choice) {
     auto sequence = std::make_unique<Sequence>();
     sequence->group = group.get();
     sequence->choice = choice;
-    sequence->tokens.reserve(most_tokens);
-    sequence->tokens.assign(prompt.begin(), prompt.end());
-    sequence->num_prompt = static_cast<int32_t>(prompt.size());
-    sequence->block_table.Reserve(PagesForTokens(static_cast<int32_t>(most_tokens)));
+    sequence->num_prompt = static_cast<int32_t>(group->request.prompt.size());
     group->sequences.push_back(std::move(sequence));
   }
-  waiting_.Insert(group->sequences.front().get());
+  Sequence* leader = group->sequences.front().get();
+  leader->TakePrompt();
+  waiting_.Insert(leader);
   ++num_unfinished_groups_;
   groups_.push_back(std::move(group));
   return groups_.back().get();

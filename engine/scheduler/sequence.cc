@@ -27,6 +27,10 @@ void Sequence::TransitionTo(SequenceState next) {
   state = next;
 }
 
+void Sequence::TakePrompt() {
+  if (tokens.empty()) tokens = group->request.prompt;
+}
+
 bool RunsBefore(const Sequence& a, const Sequence& b) {
   const auto key = [](const Sequence& s) {
     return std::make_tuple(s.group->request.priority, s.group->arrival, s.choice);

@@ -1,7 +1,8 @@
 // Sequence and SequenceGroup: the scheduler's view of one request.
 //
 // A group is a request; its sequences are its n choices. Lengths (all in tokens):
-//   tokens.size()   known tokens: prompt plus generated
+//   tokens.size()   known tokens: prompt plus generated; none yet for a choice that never led
+//                   its group nor had a slot, so that the queue holds a prompt once, not n times
 //   num_prompt      of them, prompt
 //   num_scheduled   positions whose K/V have been, or are being, written by launched steps
 //   num_computed    positions whose K/V are in the cache (their step was collected)
@@ -42,7 +43,7 @@ struct Sequence {
   SequenceState state = SequenceState::kWaiting;
   int32_t slot = -1;
 
-  std::vector<int32_t> tokens;  // reserved to prompt + max_tokens when the request is taken in
+  std::vector<int32_t> tokens;  // reserved to prompt + max_tokens with the first slot
   int32_t num_prompt = 0;
   int32_t num_scheduled = 0;
   int32_t num_computed = 0;
@@ -61,7 +62,11 @@ struct Sequence {
   Sequence* queue_next = nullptr;
   bool queued = false;
 
-  int32_t num_generated() const { return static_cast<int32_t>(tokens.size()) - num_prompt; }
+  int32_t num_generated() const {
+    return tokens.empty() ? 0 : static_cast<int32_t>(tokens.size()) - num_prompt;
+  }
+  /// Makes the prompt the known tokens, unless there are some.
+  void TakePrompt();
   /// Known and pending tokens: what num_scheduled may grow to.
   int32_t num_expected() const { return static_cast<int32_t>(tokens.size()) + pending; }
   bool prefilling() const { return num_scheduled < prefill_end; }

@@ -63,8 +63,7 @@ RULES = (
     Rule(
         r"engine/kv_cache/",
         r"engine/(request|sampling_params|token_sink|engine|engine_observer)\.h"
-        r"|engine/(scheduler|models|tokenizer)/"
-        r"|engine/runner/(?!forward_batch\.h)",  # plain data: page size, page copies
+        r"|engine/(scheduler|runner|models|tokenizer)/",
         "the cache knows tokens and pages, never requests",
     ),
     Rule(
