@@ -18,7 +18,8 @@
 //
 // Bound on the gap between two tokens of a running (not preempted) sequence: every running
 // sequence is in every step, so the gap is one step of at most
-// max_num_batched_tokens rows, however long the prompts that arrive.
+// max_num_batched_tokens rows, however long the prompts that arrive. With two steps in flight
+// a sequence that waits for pages which the other step still uses sits out one step: two.
 //
 // Thread safety: all public methods may be called from any thread.
 #ifndef PARALLAX_ENGINE_ENGINE_H_

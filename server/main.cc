@@ -69,11 +69,11 @@ int Serve(const ServerConfig& config) {
   }
   running = app->get();
   const std::string ready = (*app)->ReadyLine();
-  std::cout << ready << std::endl;
   if (!config.ready_file.empty() && !WriteReadyFile(config.ready_file, ready)) {
     logger.Error("cannot_start", {{"ready_file", config.ready_file}});
     return kCannotStart;
   }
+  std::cout << ready << std::endl;
   signals.AwaitStop();
   switch ((*app)->Stop()) {
     case Application::StopResult::kFinished:

@@ -96,6 +96,18 @@ TEST(SchedulerTest, AGroupWaitsForTheSlotsOfAllItsChoices) {
   harness.RunToEnd(second);
 }
 
+TEST(SchedulerTest, AQueuedGroupHoldsItsPromptOnce) {
+  SchedulerHarness harness(SchedulerHarness::Options());
+  SequenceGroup* group = harness.Add(Tokens(200), 1000, /*n=*/3);
+  EXPECT_LT(First(group).tokens.capacity(), 1000);
+  for (int choice : {1, 2}) {
+    EXPECT_EQ(group->sequences[choice]->tokens.capacity(), 0);
+    EXPECT_EQ(group->sequences[choice]->num_generated(), 0);
+  }
+  harness.Step();
+  for (const auto& sequence : group->sequences) EXPECT_GE(sequence->tokens.capacity(), 1200);
+}
+
 TEST(SchedulerTest, ReusesAPrefixOnceItsStepIsCompleted) {
   SchedulerHarness harness(SchedulerHarness::Options());
   harness.Add(Tokens(130), 1);
