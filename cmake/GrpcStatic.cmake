@@ -18,7 +18,13 @@ foreach(lib grpc++ grpc address_sorting upb gpr protobuf)
   list(APPEND parallax_grpc_archives ${PARALLAX_LIB_${lib}})
 endforeach()
 find_library(PARALLAX_LIB_grpc_reflection NAMES libgrpc++_reflection.a REQUIRED)
-target_link_options(parallax_grpc INTERFACE -Wl,--exclude-libs,ALL)
+set(parallax_hidden_archives ALL)
+if(PARALLAX_BUILD_FUZZERS)
+  # clang's sanitizer runtime is an archive too, and its malloc must be seen by libstdc++.
+  set(parallax_hidden_archives
+    libgrpc++.a:libgrpc++_reflection.a:libgrpc.a:libaddress_sorting.a:libupb.a:libgpr.a:libprotobuf.a)
+endif()
+target_link_options(parallax_grpc INTERFACE "LINKER:--exclude-libs,${parallax_hidden_archives}")
 target_link_libraries(parallax_grpc INTERFACE
   -Wl,--whole-archive ${PARALLAX_LIB_grpc_reflection} -Wl,--no-whole-archive
   ${parallax_grpc_archives}
