@@ -1,0 +1,2 @@
+add_executable(row_ops_bench row_ops_bench.cu)
+target_link_libraries(row_ops_bench PRIVATE parallax_cuda_kernels)
