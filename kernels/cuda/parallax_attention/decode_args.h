@@ -1,0 +1,47 @@
+// What the decode kernels are launched with: kernels/cuda/parallax_decode.h after its checks.
+//
+// Thread safety: plain data, passed to kernels by value.
+#ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_ARGS_H_
+#define PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_ARGS_H_
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/paged_kv_cache.h"
+
+namespace parallax::kernels::cuda {
+
+struct DecodeArgs {
+  const __nv_bfloat16* q = nullptr;  // [tokens, num_query_heads, head_dim]
+  const __nv_bfloat16* r = nullptr;  // same shape; null: softmax attention
+  __nv_bfloat16* out = nullptr;      // [tokens, num_query_heads, head_dim]
+  int64_t q_stride = 0;              // elements from one token to the next
+  int64_t r_stride = 0;
+  int64_t out_stride = 0;
+
+  const __nv_bfloat16* cache = nullptr;  // [num_pages][k|v][kv_head][64 * head_dim]
+  int num_kv_heads = 0;
+  int group = 1;  // query heads a KV head
+
+  int batch = 0;
+  int row_blocks = 1;                     // a sequence's rows are cut into this many blocks
+  const int32_t* query_start = nullptr;   // [batch + 1], or null: one row each
+  const int32_t* context_len = nullptr;   // [batch]
+  const int32_t* block_tables = nullptr;  // [batch, max_blocks]
+  int64_t max_blocks = 0;
+
+  float scale_log2 = 1.0f;     // softmax_scale * log2(e)
+  int32_t sliding_window = 0;  // 0 = none
+
+  uint32_t* counters = nullptr;  // [clusters * cluster size], zero between launches
+  float4* partials = nullptr;    // probe states of units cut between clusters (decode_merge.cuh)
+
+  int num_clusters = 1;  // what the pages are dealt out to
+  int cut_cost = 2;      // pages a CTA would rather read than cut a unit
+};
+
+}  // namespace parallax::kernels::cuda
+
+#endif  // PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_ARGS_H_

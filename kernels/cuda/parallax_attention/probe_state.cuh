@@ -1,0 +1,60 @@
+// The probe state of kernels/probe_state.h as the GPU's kernels hold it, and its merge.
+//
+// Maxima are kept in powers of two: max is of s1 * softmax_scale * log2(e). An output pair
+// holds two neighbouring dims of one row as (o1, o1, o2, o2), the order of an mma C fragment.
+#ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PROBE_STATE_CUH_
+#define PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PROBE_STATE_CUH_
+
+#include <cuda_runtime_api.h>
+
+#include <cmath>
+
+#include "kernels/cuda/parallax_attention/decode_ptx.cuh"
+
+namespace parallax::kernels::cuda {
+
+struct ProbePair {
+  float4 scalars = {-INFINITY, 0.0f, 0.0f, 0.0f};  // (max, centre, d1, d2) of the row
+  float4 outputs = {0.0f, 0.0f, 0.0f, 0.0f};
+};
+
+// Folds in a state whose factor exp2(its max - the merged max) is already known.
+__device__ inline void Accumulate(ProbePair& sum, float4 scalars, float4 outputs) {
+  const float factor = scalars.x == -INFINITY ? 0.0f : Exp2(scalars.x - sum.scalars.x);
+  const float shift = scalars.y - sum.scalars.y;
+  sum.scalars.z += factor * scalars.z;
+  sum.scalars.w += factor * (scalars.w + shift * scalars.z);
+  sum.outputs.x += factor * outputs.x;
+  sum.outputs.y += factor * outputs.y;
+  sum.outputs.z += factor * (outputs.z + shift * outputs.x);
+  sum.outputs.w += factor * (outputs.w + shift * outputs.y);
+}
+
+// Merges `count` states in order; scalars(i) and outputs(i) read the i-th.
+template <typename Scalars, typename Outputs>
+__device__ ProbePair MergeStates(int count, Scalars scalars, Outputs outputs) {
+  ProbePair sum;
+#pragma unroll 8
+  for (int i = 0; i < count; ++i) {
+    const float4 state = scalars(i);
+    if (state.x > sum.scalars.x) {
+      sum.scalars.x = state.x;
+      sum.scalars.y = state.y;
+    }
+  }
+#pragma unroll 8
+  for (int i = 0; i < count; ++i) Accumulate(sum, scalars(i), outputs(i));
+  return sum;
+}
+
+// out of the pair's two dims.
+__device__ inline float2 Finish(const ProbePair& pair) {
+  const float inverse = pair.scalars.z > 0.0f ? 1.0f / pair.scalars.z : 0.0f;
+  const float lift = 1.0f + pair.scalars.w * inverse;
+  return make_float2((pair.outputs.x * lift - pair.outputs.z) * inverse,
+                     (pair.outputs.y * lift - pair.outputs.w) * inverse);
+}
+
+}  // namespace parallax::kernels::cuda
+
+#endif  // PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PROBE_STATE_CUH_

@@ -1,0 +1,215 @@
+// The GPU's decode against the double-precision oracle.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "kernels/check.h"
+#include "tests/kernels/cuda/parallax_attention/decode_harness.h"
+
+namespace parallax::kernels::cuda {
+namespace {
+
+using reference::AttentionProblem;
+
+// bfloat16 weights and output: softmax alone lands at 2e-3 to 4e-3.
+constexpr double kTolerance = 1.2e-2;
+
+std::vector<AttentionProblem> Problems(const DecodeShape& shape, const std::vector<int>& contexts,
+                                       const std::vector<int>& query_rows, std::mt19937& rng) {
+  std::vector<AttentionProblem> problems;
+  for (size_t i = 0; i < contexts.size(); ++i) {
+    const int rows = std::min(contexts[i], query_rows.empty() ? 1 : query_rows[i]);
+    problems.push_back(RandomProblem(shape, rows, contexts[i], rng));
+  }
+  return problems;
+}
+
+double WorstError(const std::vector<AttentionProblem>& problems, DecodeBatch& batch) {
+  const auto outs = batch.Run();
+  double worst = 0.0;
+  for (size_t i = 0; i < problems.size(); ++i) {
+    worst = std::max(worst, RelativeError(outs[i], reference::Attention(problems[i])));
+  }
+  return worst;
+}
+
+double WorstError(const DecodeShape& shape, const std::vector<int>& contexts,
+                  const std::vector<int>& query_rows = {}, uint32_t seed = 1) {
+  std::mt19937 rng(seed);
+  const auto problems = Problems(shape, contexts, query_rows, rng);
+  DecodeBatch batch(problems, rng);
+  return WorstError(problems, batch);
+}
+
+struct NamedShape {
+  std::string name;
+  DecodeShape shape;
+};
+
+class DecodeShapes : public testing::TestWithParam<NamedShape> {};
+
+TEST_P(DecodeShapes, OneSequenceOfAnyLength) {
+  for (const int context : {1, 2, 63, 64, 65, 127, 128, 129, 511, 512, 513, 2047, 4100}) {
+    EXPECT_LT(WorstError(GetParam().shape, {context}), kTolerance) << context;
+  }
+}
+
+TEST_P(DecodeShapes, RaggedBatch) {
+  const std::vector<int> contexts = {1, 63, 64, 65, 1000, 17, 2049, 128, 300, 5, 700, 64};
+  EXPECT_LT(WorstError(GetParam().shape, contexts), kTolerance);
+}
+
+TEST_P(DecodeShapes, SeveralQueryRows) {
+  const std::vector<int> contexts = {8, 65, 64, 700, 130, 3};
+  EXPECT_LT(WorstError(GetParam().shape, contexts, {8, 2, 8, 5, 1, 3}), kTolerance);
+}
+
+TEST_P(DecodeShapes, SlidingWindow) {
+  for (const int window : {1, 64, 100}) {
+    DecodeShape shape = GetParam().shape;
+    shape.window = window;
+    EXPECT_LT(WorstError(shape, {1, 64, 65, 500, 1111}), kTolerance) << window;
+    EXPECT_LT(WorstError(shape, {8, 64, 65, 500, 1111}, {8, 3, 2, 8, 1}), kTolerance) << window;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Decode, DecodeShapes,
+    testing::Values(NamedShape{"Heads8Of8", {}}, NamedShape{"Heads16Of8", {.query_heads = 16}},
+                    NamedShape{"Heads8Of2Dim64", {.query_heads = 8, .kv_heads = 2, .head_dim = 64}},
+                    NamedShape{"Heads16Of1", {.query_heads = 16, .kv_heads = 1}},
+                    NamedShape{"Heads6Of2", {.query_heads = 6, .kv_heads = 2}},
+                    NamedShape{"Softmax", {.query_heads = 4, .kv_heads = 2, .probe = false}}),
+    [](const auto& info) { return info.param.name; });
+
+// A unit of one of two sequences is cut between most of the GPU's CTAs.
+TEST(DecodeTest, OneLongSequenceAmongShortOnes) {
+  std::vector<int> contexts(20, 40);
+  contexts[7] = 20000;
+  EXPECT_LT(WorstError({.query_heads = 2, .kv_heads = 1}, contexts), kTolerance);
+  EXPECT_LT(WorstError({.query_heads = 2, .kv_heads = 1}, {20000, 100}), kTolerance);
+}
+
+TEST(DecodeTest, RandomBatches) {
+  for (uint32_t seed = 1; seed <= 12; ++seed) {
+    std::mt19937 rng(seed);
+    const auto pick = [&](int low, int high) {
+      return std::uniform_int_distribution<int>(low, high)(rng);
+    };
+    DecodeShape shape;
+    shape.kv_heads = pick(1, 4);
+    shape.query_heads = shape.kv_heads * pick(1, 16);
+    shape.head_dim = pick(0, 1) ? 128 : 64;
+    shape.window = pick(0, 1) ? pick(1, 300) : 0;
+    std::vector<int> contexts(pick(1, 24));
+    std::vector<int> query_rows(contexts.size());
+    for (int& context : contexts) context = pick(1, pick(1, 600));
+    for (int& rows : query_rows) rows = pick(1, 8);
+    EXPECT_LT(WorstError(shape, contexts, query_rows, seed), kTolerance) << "seed " << seed;
+  }
+}
+
+TEST(DecodeTest, ProbeCostsAtMostThreeTimesSoftmaxError) {
+  for (const float key_mean : {0.0f, 3.0f}) {
+    DecodeShape shape{.query_heads = 16, .kv_heads = 4, .key_mean = key_mean};
+    shape.query_deviation = 0.5f;
+    shape.probe_deviation = 0.3f;
+    const double probed = WorstError(shape, {700, 3000});
+    shape.probe = false;
+    EXPECT_LT(probed, 3 * WorstError(shape, {700, 3000})) << "keys of mean " << key_mean;
+  }
+}
+
+TEST(DecodeTest, HugeProbesAndScoresStayFinite) {
+  EXPECT_LT(WorstError({.query_heads = 16, .kv_heads = 8, .probe_deviation = 100.0f}, {700, 64}),
+            kTolerance);
+  // Scores of +-1e4: one key has all the weight.
+  EXPECT_LT(WorstError({.query_deviation = 3000.0f}, {700, 64}), kTolerance);
+}
+
+TEST(DecodeTest, SameBitsEveryTime) {
+  std::mt19937 rng(3);
+  for (const auto& contexts : std::vector<std::vector<int>>{{3000}, {900, 5, 64, 4000, 17, 200}}) {
+    const auto problems = Problems({.query_heads = 16}, contexts, {}, rng);
+    DecodeBatch batch(problems, rng);
+    const auto first = batch.Run();
+    EXPECT_EQ(first, batch.Run());
+    EXPECT_EQ(first, batch.Run());
+  }
+}
+
+TEST(DecodeTest, ReplaysAGraphWithOtherLengths) {
+  std::mt19937 rng(4);
+  for (const int sequences : {1, 6}) {
+    const std::vector<int> contexts(sequences, 1500);
+    const auto problems = Problems({}, contexts, {}, rng);
+    DecodeBatch batch(problems, rng);
+    batch.Run();
+    cudaStream_t stream;
+    Require(cudaStreamCreate(&stream));
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    Require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    batch.Enqueue(stream);
+    Require(cudaStreamEndCapture(stream, &graph));
+    Require(cudaGraphInstantiate(&executable, graph, 0));
+    for (const int most : {64, 1500, 1, 700}) {
+      std::vector<int> shorter(sequences, most);
+      std::vector<AttentionProblem> seen = problems;
+      for (int i = 0; i < sequences; ++i) {
+        shorter[i] = std::max(1, most - 60 * i);
+        seen[i].context = shorter[i];
+      }
+      batch.SetContexts(shorter);
+      Require(cudaGraphLaunch(executable, stream));
+      const auto outs = batch.ReadOut();
+      for (int i = 0; i < sequences; ++i) {
+        EXPECT_LT(RelativeError(outs[i], reference::Attention(seen[i])), kTolerance)
+            << shorter[i] << " keys of sequence " << i;
+      }
+    }
+    Require(cudaGraphExecDestroy(executable));
+    Require(cudaGraphDestroy(graph));
+    Require(cudaStreamDestroy(stream));
+  }
+}
+
+TEST(DecodeTest, LeavesRowsOfEmptySequencesAlone) {
+  std::mt19937 rng(5);
+  const auto problems = Problems({}, {100, 200, 300}, {}, rng);
+  DecodeBatch batch(problems, rng);
+  batch.SetContexts({100, 0, 300});
+  const auto outs = batch.Run();
+  EXPECT_LT(RelativeError(outs[0], reference::Attention(problems[0])), kTolerance);
+  EXPECT_LT(RelativeError(outs[2], reference::Attention(problems[2])), kTolerance);
+  for (const float value : outs[1]) EXPECT_TRUE(std::isnan(value));
+}
+
+TEST(DecodeTest, RefusesWhatItCannotRun) {
+  std::mt19937 rng(6);
+  DecodeBatch batch(Problems({}, {100}, {}, rng), rng);
+  const DeviceProperties device = ReadDeviceProperties(0);
+  const auto message = [&](auto change) -> std::string {
+    ParallaxDecodeParams params = batch.params();
+    change(params);
+    try {
+      ParallaxDecode(params, device, Stream(0, nullptr));
+    } catch (const KernelError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  using Params = ParallaxDecodeParams;
+  EXPECT_NE(message([](Params& p) { p.batch = 1025; }).find("batch"), std::string::npos);
+  EXPECT_NE(message([](Params& p) { p.max_query_len = 9; }).find("9"), std::string::npos);
+  EXPECT_NE(message([](Params& p) { p.cache.head_dim = 96; }).find("head_dim"), std::string::npos);
+  EXPECT_NE(message([](Params& p) { p.workspace = {}; }).find("workspace"), std::string::npos);
+  EXPECT_NE(message([](Params& p) { p.sliding_window = -1; }).find("-1"), std::string::npos);
+  EXPECT_NE(message([](Params& p) { p.block_tables = nullptr; }).find("block_tables"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace parallax::kernels::cuda
