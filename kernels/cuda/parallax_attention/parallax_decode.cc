@@ -24,10 +24,12 @@ constexpr int kCutCost = 3;
 
 int RowBlockTiles(int rows) { return rows <= 8 ? 1 : 2; }
 
-// An H200's 132 SMs lie in groups of which some have an odd number of eights left over: one
-// cluster fewer than num_sms / 8 runs at once (15), and a 16th would wait for one to end.
+// Single CTAs: 128 on an H200, not 132, so that a batch of powers of two falls into whole units;
+// the memory is as busy, and merges cost more than four SMs. Clusters of 8: the SMs lie in groups
+// with eights left over, and one cluster fewer than num_sms / 8 (15) runs at once.
 int NumClusters(const DeviceProperties& device, int cluster_size) {
-  return cluster_size == 1 ? device.num_sms : std::max(1, device.num_sms / cluster_size - 1);
+  if (cluster_size > 1) return std::max(1, device.num_sms / cluster_size - 1);
+  return device.num_sms < 16 ? device.num_sms : device.num_sms / 16 * 16;
 }
 
 size_t CounterBytes(const DeviceProperties& device) {
