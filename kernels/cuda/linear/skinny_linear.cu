@@ -1,0 +1,433 @@
+// The few-token linear layer for Hopper. See kernels/cuda/linear.h.
+//
+// One CTA an SM owns a contiguous run of tiles (16 rows of W, or 8). A producer warp streams
+// them, in chunks of kChunkInputs inputs, through a ring of shared-memory stages; each of the
+// 8 consumer warps multiplies its own eighth of the chunk's inputs for every row, so that x is
+// read once, straight into registers. The warps' partial sums meet in shared memory.
+//
+// Fragments: m16n8k16 with W as A and x as B. The 16 inputs an instruction sums over may be any
+// 16, as long as A and B agree: lane (g, t) takes inputs 8t..8t+7 of every 32 with one 16-byte
+// load from its W rows g and g + 8 and one from token g, which feed two instructions.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <string>
+
+#include "kernels/check.h"
+#include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/linear.h"
+
+namespace parallax::kernels::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kThreads = 32 * (kWarps + 1);  // the last warp is the producer
+constexpr int kChunkInputs = 1024;
+constexpr int kWarpInputs = kChunkInputs / kWarps;
+constexpr int kSteps = kWarpInputs / 32;
+constexpr int kMaxStages = 16;
+// All an SM has. Leaving room for the next kernel's stages (110 KB, 72 KB) measured slower: the
+// small projections fit beside each other anyway.
+constexpr int kSharedBudget = 226 * 1024;
+
+struct SkinnyArgs {
+  const __nv_bfloat16* x;
+  int64_t x_stride;
+  const __nv_bfloat16* weight;
+  const __nv_bfloat16* bias;
+  void* y;
+  int64_t y_stride;
+  int tokens;
+  int num_outputs;
+  int num_inputs;
+  int tiles;
+  int tiles_per_cta;
+  int stages;
+  int pitch;  // bytes between a stage's rows: an odd multiple of 64 keeps banks apart
+  bool y_is_float;
+  LinearEpilogue epilogue;
+};
+
+__device__ uint32_t SharedAddress(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+__device__ void BarrierInit(uint64_t* bar, int count) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(SharedAddress(bar)), "r"(count));
+}
+
+__device__ void BarrierExpect(uint64_t* bar, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(SharedAddress(bar)),
+               "r"(bytes)
+               : "memory");
+}
+
+__device__ void BarrierArrive(uint64_t* bar) {
+  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(SharedAddress(bar)) : "memory");
+}
+
+__device__ void BarrierWait(uint64_t* bar, int parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "wait:\n"
+      "mbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n"
+      "@p bra done;\n"
+      "bra wait;\n"
+      "done:\n"
+      "}\n" ::"r"(SharedAddress(bar)),
+      "r"(parity)
+      : "memory");
+}
+
+__device__ void BulkCopy(void* to, const void* from, int bytes, uint64_t* bar, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1], %2, [%3], %4;" ::"r"(SharedAddress(to)),
+      "l"(from), "r"(bytes), "r"(SharedAddress(bar)), "l"(policy)
+      : "memory");
+}
+
+__device__ void ConsumersSync() { asm volatile("bar.sync 1, %0;" ::"n"(32 * kWarps) : "memory"); }
+
+__device__ void Mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                    uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// The row of W at row `r` of tile `tile`; -1 if there is none.
+template <int kTileRows>
+__device__ int WeightRow(const SkinnyArgs& args, int tile, int r) {
+  if (args.epilogue == LinearEpilogue::kSiluAndMul) {
+    const int half = args.num_outputs / 2;
+    return (r < 8 ? 0 : half) + tile * 8 + (r & 7);
+  }
+  const int row = tile * kTileRows + r;
+  return row < args.num_outputs ? row : -1;
+}
+
+template <int kTileRows>
+__device__ void Produce(const SkinnyArgs& args, char* stages, uint64_t* full, uint64_t* empty,
+                        int first_tile, int end_tile, int group_tiles, int lane) {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  int stage = 0;
+  int parity = 1;
+  for (int group = first_tile; group < end_tile; group += group_tiles) {
+    const int group_end = min(group + group_tiles, end_tile);
+    for (int k = 0; k < args.num_inputs; k += kChunkInputs) {
+      const int bytes = 2 * min(kChunkInputs, args.num_inputs - k);
+      for (int tile = group; tile < group_end; ++tile) {
+        const int row = lane < kTileRows ? WeightRow<kTileRows>(args, tile, lane) : -1;
+        const int rows = __popc(__ballot_sync(0xffffffffu, row >= 0));
+        if (lane == 0) {
+          BarrierWait(&empty[stage], parity);
+          BarrierExpect(&full[stage], rows * bytes);
+        }
+        __syncwarp();
+        if (row >= 0) {
+          BulkCopy(stages + (stage * kTileRows + lane) * args.pitch,
+                   args.weight + static_cast<int64_t>(row) * args.num_inputs + k, bytes,
+                   &full[stage], policy);
+        }
+        if (++stage == args.stages) {
+          stage = 0;
+          parity ^= 1;
+        }
+      }
+    }
+  }
+}
+
+__device__ float Silu(float z) { return z / (1.0f + __expf(-z)); }
+
+__device__ void StoreOne(const SkinnyArgs& args, int token, int column, float z) {
+  const int64_t at = token * args.y_stride + column;
+  if (args.epilogue == LinearEpilogue::kAccumulate) {
+    static_cast<float*>(args.y)[at] += z;
+  } else if (args.y_is_float) {
+    static_cast<float*>(args.y)[at] = z;
+  } else {
+    static_cast<__nv_bfloat16*>(args.y)[at] = __float2bfloat16_rn(z);
+  }
+}
+
+// Stores the sums of a lane (g, t): rows g and g + 8 of a tile, tokens 2t and 2t + 1 of a block.
+template <int kTileRows>
+__device__ void Store(const SkinnyArgs& args, int tile, int block, int lane, float4 z) {
+  const int token = block * 8 + 2 * (lane & 3);
+  const int r = lane >> 2;
+  const int row = WeightRow<kTileRows>(args, tile, r);
+  const int row8 = kTileRows == 16 ? WeightRow<kTileRows>(args, tile, r + 8) : -1;
+  const float bias = args.bias && row >= 0 ? __bfloat162float(args.bias[row]) : 0.0f;
+  const float bias8 = args.bias && row8 >= 0 ? __bfloat162float(args.bias[row8]) : 0.0f;
+  const float lower[2] = {z.x + bias, z.y + bias};
+  const float upper[2] = {z.z + bias8, z.w + bias8};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (token + i >= args.tokens) continue;
+    if (args.epilogue == LinearEpilogue::kSiluAndMul) {
+      StoreOne(args, token + i, row, Silu(lower[i]) * upper[i]);
+    } else {
+      if (row >= 0) StoreOne(args, token + i, row, lower[i]);
+      if (row8 >= 0) StoreOne(args, token + i, row8, upper[i]);
+    }
+  }
+}
+
+template <int kTokenBlocks, int kTileRows, int kGroupTiles, int kHeldChunks>
+__global__ void __launch_bounds__(kThreads, 2)
+    SkinnyLinearKernel(const __grid_constant__ SkinnyArgs args) {
+  extern __shared__ __align__(128) char shared[];
+  uint64_t* full = reinterpret_cast<uint64_t*>(shared);
+  uint64_t* empty = full + kMaxStages;
+  char* stages = shared + 2 * kMaxStages * sizeof(uint64_t);
+
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int first_tile = blockIdx.x * args.tiles_per_cta;
+  const int end_tile = min(first_tile + args.tiles_per_cta, args.tiles);
+  const bool one_group = args.tiles_per_cta <= kGroupTiles;
+  // With one group of tiles the partial sums reuse the stages, all consumed by then.
+  float4* partial =
+      reinterpret_cast<float4*>(one_group ? stages : stages + args.stages * kTileRows * args.pitch);
+
+  if (warp == kWarps) {
+    if (lane == 0) {
+      for (int s = 0; s < args.stages; ++s) {
+        BarrierInit(&full[s], 1);
+        BarrierInit(&empty[s], kWarps);
+      }
+      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+  }
+  __syncthreads();
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  if (warp == kWarps) {
+    Produce<kTileRows>(args, stages, full, empty, first_tile, end_tile, kGroupTiles, lane);
+    return;
+  }
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+
+  const int g = lane >> 2;
+  const int t = lane & 3;
+  const int chunks = (args.num_inputs + kChunkInputs - 1) / kChunkInputs;
+  uint4 x[kHeldChunks][kTokenBlocks][kSteps];
+  const auto load_x = [&](int first_chunk) {
+#pragma unroll
+    for (int h = 0; h < kHeldChunks; ++h) {
+#pragma unroll
+      for (int b = 0; b < kTokenBlocks; ++b) {
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          const int k = (first_chunk + h) * kChunkInputs + warp * kWarpInputs + step * 32 + 8 * t;
+          const int token = b * 8 + g;
+          x[h][b][step] = make_uint4(0, 0, 0, 0);
+          if (token < args.tokens && k < args.num_inputs) {
+            x[h][b][step] = *reinterpret_cast<const uint4*>(args.x + token * args.x_stride + k);
+          }
+        }
+      }
+    }
+  };
+
+  int stage = 0;
+  int parity = 0;
+  load_x(0);
+  for (int group = first_tile; group < end_tile; group += kGroupTiles) {
+    float acc[kGroupTiles][kTokenBlocks][4] = {};
+    const int group_tiles = min(kGroupTiles, end_tile - group);
+    for (int chunk = 0; chunk < chunks; chunk += kHeldChunks) {
+      if (chunk > 0 || (group > first_tile && chunks > kHeldChunks)) load_x(chunk);
+#pragma unroll
+      for (int h = 0; h < kHeldChunks; ++h) {
+        if (chunk + h >= chunks) break;
+        const int steps = (args.num_inputs - (chunk + h) * kChunkInputs - warp * kWarpInputs) / 32;
+#pragma unroll
+        for (int tile = 0; tile < kGroupTiles; ++tile) {
+          if (tile >= group_tiles) break;
+          BarrierWait(&full[stage], parity);
+          const char* rows =
+              stages + (stage * kTileRows + g) * args.pitch + 2 * (warp * kWarpInputs + 8 * t);
+#pragma unroll
+          for (int step = 0; step < kSteps; ++step) {
+            if (step >= steps) break;
+            const uint4 low = *reinterpret_cast<const uint4*>(rows + 64 * step);
+            uint4 high = make_uint4(0, 0, 0, 0);
+            if constexpr (kTileRows == 16) {
+              high = *reinterpret_cast<const uint4*>(rows + 8 * args.pitch + 64 * step);
+            }
+#pragma unroll
+            for (int b = 0; b < kTokenBlocks; ++b) {
+              const uint4 v = x[h][b][step];
+              Mma(acc[tile][b], low.x, high.x, low.y, high.y, v.x, v.y);
+              Mma(acc[tile][b], low.z, high.z, low.w, high.w, v.z, v.w);
+            }
+          }
+          __syncwarp();
+          if (lane == 0) BarrierArrive(&empty[stage]);
+          if (++stage == args.stages) {
+            stage = 0;
+            parity ^= 1;
+          }
+        }
+      }
+    }
+    ConsumersSync();
+#pragma unroll
+    for (int tile = 0; tile < kGroupTiles; ++tile) {
+#pragma unroll
+      for (int b = 0; b < kTokenBlocks; ++b) {
+        const float(&c)[4] = acc[tile][b];
+        partial[((warp * kGroupTiles + tile) * kTokenBlocks + b) * 32 + lane] =
+            make_float4(c[0], c[1], c[2], c[3]);
+      }
+    }
+    ConsumersSync();
+    constexpr int kUnits = kGroupTiles * kTokenBlocks * 32;
+    for (int unit = threadIdx.x; unit < group_tiles * kTokenBlocks * 32; unit += 32 * kWarps) {
+      float4 z = partial[unit];
+#pragma unroll
+      for (int w = 1; w < kWarps; ++w) {
+        const float4 p = partial[w * kUnits + unit];
+        z.x += p.x;
+        z.y += p.y;
+        z.z += p.z;
+        z.w += p.w;
+      }
+      Store<kTileRows>(args, group + unit / (kTokenBlocks * 32), unit / 32 % kTokenBlocks, lane, z);
+    }
+  }
+}
+
+using Kernel = void (*)(SkinnyArgs);
+
+struct Variant {
+  Kernel kernel;
+  int tile_rows;
+  int group_tiles;
+  int token_blocks;
+};
+
+Variant ChooseVariant(int tokens, int tile_rows, int tiles_per_cta) {
+  if (tokens <= 8) {
+    if (tile_rows == 8) return {SkinnyLinearKernel<1, 8, 1, 3>, 8, 1, 1};
+    if (tiles_per_cta == 1) return {SkinnyLinearKernel<1, 16, 1, 3>, 16, 1, 1};
+    return {SkinnyLinearKernel<1, 16, 3, 1>, 16, 3, 1};
+  }
+  if (tile_rows == 8) return {SkinnyLinearKernel<2, 8, 1, 1>, 8, 1, 2};
+  if (tiles_per_cta == 1) return {SkinnyLinearKernel<2, 16, 1, 1>, 16, 1, 2};
+  return {SkinnyLinearKernel<2, 16, 3, 1>, 16, 3, 2};
+}
+
+int CeilDiv(int a, int b) { return (a + b - 1) / b; }
+
+int DeviceAttribute(cudaDeviceAttr attribute, int device) {
+  int value = 0;
+  CheckCuda(cudaDeviceGetAttribute(&value, attribute, device), "SkinnyLinear", "device attribute");
+  return value;
+}
+
+int OutputWidth(const LinearParams& p) {
+  return p.epilogue == LinearEpilogue::kSiluAndMul ? p.num_outputs / 2 : p.num_outputs;
+}
+
+void CheckParams(const LinearParams& p, int compute_capability_major) {
+  constexpr char kOp[] = "SkinnyLinear";
+  const bool silu = p.epilogue == LinearEpilogue::kSiluAndMul;
+  const bool accumulate = p.epilogue == LinearEpilogue::kAccumulate;
+  Check(compute_capability_major == 9, kOp, "device", "of compute capability 9.x",
+        compute_capability_major);
+  Check(p.x && p.weight && p.y, kOp, "x, weight, y", "given; null operands",
+        !p.x + !p.weight + !p.y);
+  Check(p.tokens >= 1 && p.tokens <= kMaxSkinnyTokens, kOp, "tokens", "1..16", p.tokens);
+  Check(p.num_outputs > 0 && p.num_outputs % (silu ? 16 : 8) == 0, kOp, "num_outputs",
+        silu ? "a positive multiple of 16" : "a positive multiple of 8", p.num_outputs);
+  Check(p.num_inputs > 0 && p.num_inputs % 64 == 0, kOp, "num_inputs", "a positive multiple of 64",
+        p.num_inputs);
+  Check(p.x_stride == 0 || (p.x_stride >= p.num_inputs && p.x_stride % 8 == 0), kOp, "x_stride",
+        "0, or a multiple of 8 no less than num_inputs", static_cast<double>(p.x_stride));
+  Check(p.y_stride == 0 || p.y_stride >= OutputWidth(p), kOp, "y_stride",
+        "0, or no less than y's width", static_cast<double>(p.y_stride));
+  Check(reinterpret_cast<uintptr_t>(p.x) % 16 == 0, kOp, "x", "16-byte aligned; address modulo 16",
+        static_cast<double>(reinterpret_cast<uintptr_t>(p.x) % 16));
+  Check(reinterpret_cast<uintptr_t>(p.weight) % 16 == 0, kOp, "weight",
+        "16-byte aligned; address modulo 16",
+        static_cast<double>(reinterpret_cast<uintptr_t>(p.weight) % 16));
+  const bool is_float = p.y_dtype == DType::kFloat32;
+  Check(is_float ? !silu : (p.y_dtype == DType::kBFloat16 && !accumulate), kOp, "y_dtype",
+        "bfloat16 (kStore, kSiluAndMul) or float32 (kStore, kAccumulate)",
+        static_cast<double>(p.y_dtype));
+}
+
+// Whichever tile height leaves the busiest SM fewer rows.
+int ChooseTileRows(const LinearParams& p, int num_sms) {
+  if (p.epilogue == LinearEpilogue::kSiluAndMul) return 16;
+  const int rows16 = 16 * CeilDiv(CeilDiv(p.num_outputs, 16), num_sms);
+  const int rows8 = 8 * CeilDiv(CeilDiv(p.num_outputs, 8), num_sms);
+  return rows8 < rows16 ? 8 : 16;
+}
+
+SkinnyArgs MakeArgs(const LinearParams& p, int tile_rows, int num_sms) {
+  SkinnyArgs args;
+  args.x = p.x;
+  args.x_stride = p.x_stride == 0 ? p.num_inputs : p.x_stride;
+  args.weight = p.weight;
+  args.bias = p.bias;
+  args.y = p.y;
+  args.y_stride = p.y_stride == 0 ? OutputWidth(p) : p.y_stride;
+  args.tokens = p.tokens;
+  args.num_outputs = p.num_outputs;
+  args.num_inputs = p.num_inputs;
+  args.tiles = CeilDiv(p.num_outputs, tile_rows);
+  args.tiles_per_cta = CeilDiv(args.tiles, num_sms);
+  args.y_is_float = p.y_dtype == DType::kFloat32;
+  args.epilogue = p.epilogue;
+  args.pitch = 2 * std::min(kChunkInputs, p.num_inputs);
+  if (args.pitch % 128 == 0) args.pitch += 64;
+  return args;
+}
+
+}  // namespace
+
+void SkinnyLinear(const LinearParams& p, const Stream& stream) {
+  constexpr char kOp[] = "SkinnyLinear";
+  Check(stream.device().type == DeviceType::kCuda, kOp, "stream", "a GPU's, device type", -1);
+  const int device = stream.device().index;
+  CheckParams(p, DeviceAttribute(cudaDevAttrComputeCapabilityMajor, device));
+  const int num_sms = DeviceAttribute(cudaDevAttrMultiProcessorCount, device);
+  const int tile_rows = ChooseTileRows(p, num_sms);
+  SkinnyArgs args = MakeArgs(p, tile_rows, num_sms);
+  const Variant variant = ChooseVariant(p.tokens, tile_rows, args.tiles_per_cta);
+
+  const int stage_bytes = tile_rows * args.pitch;
+  const int partial_bytes = kWarps * variant.group_tiles * variant.token_blocks * 512;
+  const bool one_group = args.tiles_per_cta <= variant.group_tiles;
+  const int items = args.tiles_per_cta * CeilDiv(p.num_inputs, kChunkInputs);
+  const int budget = kSharedBudget - (one_group ? 0 : partial_bytes);
+  args.stages = std::min({items, kMaxStages, std::max(2, budget / stage_bytes)});
+  int bytes = args.stages * stage_bytes;
+  bytes = one_group ? std::max(bytes, partial_bytes) : bytes + partial_bytes;
+  bytes += 2 * kMaxStages * 8;
+
+  CheckCuda(
+      cudaFuncSetAttribute(variant.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), kOp,
+      "shared memory");
+  cudaLaunchConfig_t config = {};
+  config.gridDim = CeilDiv(args.tiles, args.tiles_per_cta);
+  config.blockDim = kThreads;
+  config.dynamicSmemBytes = bytes;
+  config.stream = stream.cuda_stream();
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = p.programmatic_launch ? 1 : 0;
+  CheckCuda(cudaLaunchKernelEx(&config, variant.kernel, args), kOp, "launch");
+}
+
+}  // namespace parallax::kernels::cuda
