@@ -12,11 +12,13 @@
 // fp32 up to the one rounding at the store; p and p*s2 are rounded to bf16 for their product
 // with V, after s2 has been centred near its weighted mean.
 //
+// Runs on sm_90 only; softmax attention without a probe is not offered.
+//
 // Thread safety: as Stream; calls that may run at the same time need workspaces of their own.
 // Errors: KernelError for shapes, dtypes, a window, batch or workspace out of range, and what
-// the launch reports. Values in device memory are trusted: query_start ascending and at most
-// tokens, context_len[s] at least the sequence's rows and at most max_blocks * kPageSize, pages
-// within the cache.
+// the launch reports, a GPU that is not sm_90. Values in device memory are trusted: query_start
+// ascending and at most tokens, context_len[s] at least the sequence's rows and at most max_blocks
+// * kPageSize, pages within the cache.
 #ifndef PARALLAX_KERNELS_CUDA_PARALLAX_PREFILL_H_
 #define PARALLAX_KERNELS_CUDA_PARALLAX_PREFILL_H_
 
@@ -31,19 +33,12 @@
 
 namespace parallax::kernels::cuda {
 
-// Which matrix instructions run the op; tests and benchmarks force one.
-enum class PrefillPath : uint8_t {
-  kAuto,     // the best this GPU has
-  kMmaSync,  // mma.sync, any GPU from sm_80
-  kWgmma,    // wgmma, sm_90 only
-};
-
 struct ParallaxPrefillParams {
   // bfloat16, on the device; tokens may be strided, heads of one token are contiguous. Row
   // strides and data are 16-byte aligned. tokens is a bound: rows from query_start[batch] on are
   // neither read nor written.
   ConstTensorView q;  // [tokens, num_query_heads, head_dim]
-  ConstTensorView r;  // same shape, or undefined: softmax attention
+  ConstTensorView r;  // same shape
   TensorView out;     // [tokens, num_query_heads, head_dim]
 
   PagedKvCache cache;
@@ -61,8 +56,6 @@ struct ParallaxPrefillParams {
   int32_t sliding_window = 0;  // 0 = none
 
   std::span<std::byte> workspace;  // ParallaxPrefillWorkspaceBytes(), zeroed before its first use
-
-  PrefillPath path = PrefillPath::kAuto;
 };
 
 // Bytes of scratch for any batch. The caller zeroes it once; every call leaves it as the next

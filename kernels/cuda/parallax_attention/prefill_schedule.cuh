@@ -1,0 +1,114 @@
+// Which rows and keys a block works on, found on the device from lengths alone.
+//
+// The query rows of one sequence and the heads of one KV head's group are packed into one row
+// index, row * group_size + head, and cut into tiles of whole rows that fit kTileRows: a tile's
+// rows share every K and V block they read. Tiles are ranked by the position of their last row,
+// highest first, whatever sequence they belong to: the longest work starts first and the shortest
+// fills the end.
+//
+// Thread safety: device code; FindTile is called by a whole warp.
+#ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_SCHEDULE_CUH_
+#define PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_SCHEDULE_CUH_
+
+#include <cstdint>
+
+#include "kernels/cuda/parallax_attention/prefill_args.h"
+#include "kernels/kv_cache_view.h"
+
+namespace parallax::kernels::cuda {
+
+struct PrefillTile {
+  int sequence;  // -1: no tile of this rank
+  int kv_head;
+  int first_token;     // row of q of the sequence's first row
+  int first_position;  // of the sequence's first row
+  int first_row;       // the tile's first, counted from the sequence's first
+  int num_rows;        // in the tile
+  int key_begin;       // first key any of its rows sees
+  int key_end;         // one past the last key
+};
+
+// One sequence's share of the ranking.
+struct PrefillSequence {
+  int rows;
+  int context;
+
+  __device__ static PrefillSequence Load(const PrefillArgs& args, int sequence) {
+    return {args.query_start[sequence + 1] - args.query_start[sequence],
+            args.context_len[sequence]};
+  }
+
+  // Tiles whose last row sees at least `keys` keys.
+  __device__ int TilesSeeing(int keys, int rows_per_tile) const {
+    if (rows <= 0 || keys > context) return 0;
+    const int tiles = (rows + rows_per_tile - 1) / rows_per_tile;
+    const int row = keys - 1 - (context - rows);  // the first that sees so many
+    return row <= 0 ? tiles : tiles - row / rows_per_tile;
+  }
+};
+
+__device__ inline int TilesSeeing(const PrefillArgs& args, int keys, int rows_per_tile, int lane) {
+  int tiles = 0;
+  for (int s = lane; s < args.batch; s += 32) {
+    tiles += PrefillSequence::Load(args, s).TilesSeeing(keys, rows_per_tile);
+  }
+  return __reduce_add_sync(0xFFFFFFFF, tiles);
+}
+
+// The sequence that holds the index-th tile whose last row sees exactly `keys` keys.
+__device__ inline int SequenceOfTile(const PrefillArgs& args, int keys, int index,
+                                     int rows_per_tile, int lane) {
+  for (int base = 0; base < args.batch; base += 32) {
+    bool holds = false;
+    if (base + lane < args.batch) {
+      const PrefillSequence sequence = PrefillSequence::Load(args, base + lane);
+      holds =
+          sequence.TilesSeeing(keys, rows_per_tile) > sequence.TilesSeeing(keys + 1, rows_per_tile);
+    }
+    const uint32_t holders = __ballot_sync(0xFFFFFFFF, holds);
+    const int count = __popc(holders);
+    if (index < count) return base + __fns(holders, 0, index + 1);
+    index -= count;
+  }
+  return -1;
+}
+
+// The tile of this rank for blocks that hold kTileRows packed rows.
+template <int kTileRows>
+__device__ PrefillTile FindTile(const PrefillArgs& args, uint32_t rank, int lane) {
+  PrefillTile tile = {};
+  tile.sequence = -1;
+  tile.kv_head = static_cast<int>(rank % args.cache.num_kv_heads);
+  const int row_rank = static_cast<int>(rank / args.cache.num_kv_heads);
+  const int rows_per_tile = kTileRows / args.group_size;
+  if (TilesSeeing(args, 1, rows_per_tile, lane) <= row_rank) return tile;
+
+  // The most keys that more than row_rank tiles see.
+  int keys = 1;
+  int beyond = static_cast<int>(args.max_blocks) * kPageSize + 1;
+  int tiles_beyond = 0;
+  while (beyond - keys > 1) {
+    const int middle = keys + (beyond - keys) / 2;
+    const int tiles = TilesSeeing(args, middle, rows_per_tile, lane);
+    if (tiles > row_rank) {
+      keys = middle;
+    } else {
+      beyond = middle;
+      tiles_beyond = tiles;
+    }
+  }
+  tile.sequence = SequenceOfTile(args, keys, row_rank - tiles_beyond, rows_per_tile, lane);
+  const PrefillSequence sequence = PrefillSequence::Load(args, tile.sequence);
+  tile.first_token = args.query_start[tile.sequence];
+  tile.first_position = sequence.context - sequence.rows;
+  const int last_row = keys - 1 - tile.first_position;
+  tile.first_row = last_row / rows_per_tile * rows_per_tile;
+  tile.num_rows = last_row + 1 - tile.first_row;
+  tile.key_begin = max(0, tile.first_position + tile.first_row - args.window + 1);
+  tile.key_end = keys;
+  return tile;
+}
+
+}  // namespace parallax::kernels::cuda
+
+#endif  // PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_SCHEDULE_CUH_
