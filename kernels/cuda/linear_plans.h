@@ -1,0 +1,68 @@
+// Every linear layer of a model on one GPU: which kernel runs it for how many tokens.
+//
+// 1..16 tokens on Hopper run SkinnyLinear; all else runs cuBLASLt, with the fastest of its
+// algorithms for each (layer shape, bucket of token counts), chosen by timing once at start. A
+// shape that was never tuned runs the first algorithm that cuBLASLt's heuristic proposes.
+//
+// cuBLASLt is loaded at run time (libcublasLt.so of the CUDA major version compiled against, by
+// the dynamic linker's rules, so LD_LIBRARY_PATH counts): one binary serves with and without.
+//
+// Exactness: as linear.h for 1..16 tokens. Beyond, products accumulate in fp32 in an order that
+// cuBLASLt chooses; one plan repeats its bits, two plans may differ in the last ones. So a token's
+// bits depend on the bucket of the batch, and Restore() makes one start of the program repeat
+// another. kSiluAndMul rounds gate and up to bf16 before the product.
+//
+// Thread safety: one thread at a time. Run() allocates nothing once its shape is known, never
+// waits, and can be captured in a CUDA graph.
+// Errors: KernelError for shapes and alignment, when cuBLASLt is missing, and when it refuses.
+#ifndef PARALLAX_KERNELS_CUDA_LINEAR_PLANS_H_
+#define PARALLAX_KERNELS_CUDA_LINEAR_PLANS_H_
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "kernels/cuda/device_properties.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/stream.h"
+
+namespace parallax::kernels::cuda {
+
+class LinearPlans {
+ public:
+  explicit LinearPlans(const DeviceProperties& device);
+  ~LinearPlans();
+  LinearPlans(const LinearPlans&) = delete;
+  LinearPlans& operator=(const LinearPlans&) = delete;
+
+  // What Tune and Run need for up to max_tokens tokens of layers of which the widest with
+  // kSiluAndMul has max_silu_outputs outputs (N; 0 = none).
+  static size_t WorkspaceBytes(int max_tokens, int max_silu_outputs);
+
+  // Times the candidates for token counts up to each layer's `tokens`. `layers` are the model's
+  // layers as Run will see them; those of one shape take turns, so that their weights are read
+  // from memory and not from the cache. Overwrites their outputs and the workspace; waits for the
+  // stream. Shapes that Restore() brought are not timed again.
+  void Tune(std::span<const LinearParams> layers, std::span<std::byte> workspace,
+            const Stream& stream);
+
+  // y = epilogue(x W^T + bias) for any number of tokens (0 does nothing). N a multiple of 8 (16
+  // for kSiluAndMul), K of 8; x, weight, bias, y and the workspace 16-byte aligned; x_stride and
+  // y_stride multiples of 8 elements. programmatic_launch counts where SkinnyLinear runs.
+  void Run(const LinearParams& params, std::span<std::byte> workspace, const Stream& stream);
+
+  // The tuned plans as text, to be kept in a file; Restore takes it back. False, and nothing
+  // changed, when the text is malformed or of another GPU model, cuBLASLt or kernel version.
+  std::string Serialize() const;
+  bool Restore(std::string_view text);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace parallax::kernels::cuda
+
+#endif  // PARALLAX_KERNELS_CUDA_LINEAR_PLANS_H_
