@@ -1,0 +1,20 @@
+// Times launches on a stream by replaying them in a CUDA graph, so that what is measured is the
+// GPU's work and not the host's.
+//
+// Thread safety: as Stream. Allocates and waits: for the program's start. Errors: KernelError.
+#ifndef PARALLAX_KERNELS_CUDA_LINEAR_LAUNCH_CLOCK_H_
+#define PARALLAX_KERNELS_CUDA_LINEAR_LAUNCH_CLOCK_H_
+
+#include <functional>
+
+#include "kernels/stream.h"
+
+namespace parallax::kernels::cuda {
+
+// The least milliseconds of a few replays of what `launch` enqueues on the stream, which must not
+// be a device's default stream.
+double TimeLaunches(const Stream& stream, const std::function<void()>& launch);
+
+}  // namespace parallax::kernels::cuda
+
+#endif  // PARALLAX_KERNELS_CUDA_LINEAR_LAUNCH_CLOCK_H_

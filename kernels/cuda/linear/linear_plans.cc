@@ -1,0 +1,269 @@
+#include "kernels/cuda/linear_plans.h"
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+#include <map>
+#include <sstream>
+#include <utility>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/cuda/linear/cublaslt.h"
+#include "kernels/cuda/linear/launch_clock.h"
+#include "kernels/cuda/silu_and_mul.h"
+
+namespace parallax::kernels::cuda {
+namespace {
+
+constexpr char kOp[] = "LinearPlans";
+
+// What cuBLASLt is documented to profit from on Hopper.
+constexpr size_t kCublasLtWorkspaceBytes = size_t{32} << 20;
+constexpr int kCandidates = 8;
+// Layers that take turns in a timing: 16 weights of the smallest models fill an L2.
+constexpr size_t kTimedLayers = 16;
+// Raised when plans of an older text must not be used any more.
+constexpr int kTextVersion = 1;
+
+struct PlanKey {
+  MatmulShape shape;
+  int bucket = 0;  // the largest number of tokens the plan is for, a power of two
+
+  auto operator<=>(const PlanKey&) const = default;
+};
+
+int BucketOf(int tokens) { return static_cast<int>(std::bit_ceil(static_cast<unsigned>(tokens))); }
+
+bool IsSilu(const LinearParams& p) { return p.epilogue == LinearEpilogue::kSiluAndMul; }
+
+MatmulShape ShapeOf(const LinearParams& p) {
+  return {.num_outputs = p.num_outputs,
+          .num_inputs = p.num_inputs,
+          .y_is_float = p.y_dtype == DType::kFloat32,
+          .accumulates = p.epilogue == LinearEpilogue::kAccumulate,
+          .has_bias = p.bias != nullptr};
+}
+
+void CheckAligned(const void* pointer, const char* operand) {
+  Check(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, kOp, operand,
+        "16-byte aligned; address modulo 16",
+        static_cast<double>(reinterpret_cast<uintptr_t>(pointer) % 16));
+}
+
+void CheckParams(const LinearParams& p) {
+  const int width = IsSilu(p) ? p.num_outputs / 2 : p.num_outputs;
+  const int granule = IsSilu(p) ? 16 : 8;
+  Check(p.x && p.weight && p.y, kOp, "x, weight, y", "given; null operands",
+        !p.x + !p.weight + !p.y);
+  Check(p.tokens >= 0, kOp, "tokens", "non-negative", p.tokens);
+  Check(p.num_outputs > 0 && p.num_outputs % granule == 0, kOp, "num_outputs",
+        IsSilu(p) ? "a positive multiple of 16" : "a positive multiple of 8", p.num_outputs);
+  Check(p.num_inputs > 0 && p.num_inputs % 8 == 0, kOp, "num_inputs", "a positive multiple of 8",
+        p.num_inputs);
+  Check(p.x_stride == 0 || (p.x_stride >= p.num_inputs && p.x_stride % 8 == 0), kOp, "x_stride",
+        "0, or a multiple of 8 no less than num_inputs", static_cast<double>(p.x_stride));
+  Check(p.y_stride == 0 || (p.y_stride >= width && p.y_stride % 8 == 0), kOp, "y_stride",
+        "0, or a multiple of 8 no less than y's width", static_cast<double>(p.y_stride));
+  const bool is_float = p.y_dtype == DType::kFloat32;
+  Check(is_float ? !IsSilu(p)
+                 : p.y_dtype == DType::kBFloat16 && p.epilogue != LinearEpilogue::kAccumulate,
+        kOp, "y_dtype", "bfloat16 (kStore, kSiluAndMul) or float32 (kStore, kAccumulate)",
+        static_cast<double>(p.y_dtype));
+  CheckAligned(p.x, "x");
+  CheckAligned(p.weight, "weight");
+  CheckAligned(p.bias, "bias");
+  CheckAligned(p.y, "y");
+}
+
+}  // namespace
+
+class LinearPlans::Impl {
+ public:
+  explicit Impl(const DeviceProperties& device) : device_(device) {}
+
+  void Tune(std::span<const LinearParams> layers, std::span<std::byte> workspace,
+            const Stream& stream);
+  void Run(const LinearParams& params, std::span<std::byte> workspace, const Stream& stream);
+  std::string Serialize() const;
+  bool Restore(std::string_view text);
+
+ private:
+  // Few enough tokens, and a GPU, for SkinnyLinear.
+  bool IsSkinny(const LinearParams& p) const {
+    return device_.is_hopper() && p.tokens <= kMaxSkinnyTokens && p.num_inputs % 64 == 0;
+  }
+
+  // What a plan text must agree with to be taken back.
+  std::string Fingerprint() const {
+    return "parallax-linear-plans " + std::to_string(kTextVersion) + " cublaslt " +
+           std::to_string(library_.version()) + " device " + device_.name;
+  }
+
+  Matmul& MatmulOf(const MatmulShape& shape) {
+    return matmuls_.try_emplace(shape, library_, shape).first->second;
+  }
+
+  void RunCublasLt(const LinearParams& params, const cublasLtMatmulAlgo_t& algorithm,
+                   std::span<std::byte> workspace, const Stream& stream);
+  const cublasLtMatmulAlgo_t& PlanOf(const LinearParams& params);
+  void TuneBucket(std::span<const LinearParams> layers, int bucket, std::span<std::byte> workspace,
+                  const Stream& stream);
+
+  const DeviceProperties device_;
+  CublasLt library_;
+  std::map<MatmulShape, Matmul> matmuls_;
+  std::map<PlanKey, cublasLtMatmulAlgo_t> plans_;
+};
+
+const cublasLtMatmulAlgo_t& LinearPlans::Impl::PlanOf(const LinearParams& params) {
+  const PlanKey key{ShapeOf(params), BucketOf(params.tokens)};
+  const auto found = plans_.find(key);
+  if (found != plans_.end()) return found->second;
+  const auto candidates = MatmulOf(key.shape).Candidates(key.bucket, kCublasLtWorkspaceBytes, 1);
+  return plans_.emplace(key, candidates.front()).first->second;
+}
+
+// REQUIRES: strides are given, and the workspace is large enough.
+void LinearPlans::Impl::RunCublasLt(const LinearParams& params,
+                                    const cublasLtMatmulAlgo_t& algorithm,
+                                    std::span<std::byte> workspace, const Stream& stream) {
+  LinearParams product = params;
+  if (IsSilu(params)) {
+    product.y = workspace.data() + kCublasLtWorkspaceBytes;
+    product.y_stride = params.num_outputs;
+  }
+  const bool taken = MatmulOf(ShapeOf(params))
+                         .Run(product, algorithm, workspace.first(kCublasLtWorkspaceBytes), stream);
+  Check(taken, kOp, "tokens", "a number that the bucket's algorithm takes", params.tokens);
+  if (!IsSilu(params)) return;
+  const Device device = stream.device();
+  const ConstTensorView gate_up(product.y, DType::kBFloat16, {params.tokens, params.num_outputs},
+                                device);
+  TensorView out(params.y, DType::kBFloat16, {params.tokens, params.num_outputs / 2}, device);
+  out.strides[0] = params.y_stride;
+  SiluAndMul(gate_up, out, stream);
+}
+
+void LinearPlans::Impl::Run(const LinearParams& params, std::span<std::byte> workspace,
+                            const Stream& stream) {
+  if (params.tokens == 0) return;
+  if (IsSkinny(params)) return SkinnyLinear(params, stream);
+  CheckParams(params);
+  CheckAligned(workspace.data(), "workspace");
+  CheckAtLeast(
+      kOp, "workspace bytes", static_cast<int64_t>(workspace.size()),
+      static_cast<int64_t>(WorkspaceBytes(params.tokens, IsSilu(params) ? params.num_outputs : 0)));
+  LinearParams strided = params;
+  if (strided.x_stride == 0) strided.x_stride = params.num_inputs;
+  if (strided.y_stride == 0) {
+    strided.y_stride = IsSilu(params) ? params.num_outputs / 2 : params.num_outputs;
+  }
+  RunCublasLt(strided, PlanOf(strided), workspace, stream);
+}
+
+void LinearPlans::Impl::TuneBucket(std::span<const LinearParams> layers, int bucket,
+                                   std::span<std::byte> workspace, const Stream& stream) {
+  const PlanKey key{ShapeOf(layers.front()), bucket};
+  if (plans_.contains(key)) return;
+  const int launches = static_cast<int>(std::min(layers.size(), kTimedLayers));
+  double best = std::numeric_limits<double>::infinity();
+  for (const cublasLtMatmulAlgo_t& algorithm :
+       MatmulOf(key.shape).Candidates(bucket, kCublasLtWorkspaceBytes, kCandidates)) {
+    // Each is timed by way of Run, as the plan that it may become.
+    const auto previous = std::exchange(plans_[key], algorithm);
+    const double time = TimeLaunches(stream, [&] {
+      for (int i = 0; i < launches; ++i) {
+        LinearParams layer = layers[i];
+        layer.tokens = std::min(layer.tokens, bucket);
+        Run(layer, workspace, stream);
+      }
+    });
+    if (time < best) {
+      best = time;
+    } else {
+      plans_[key] = previous;
+    }
+  }
+}
+
+void LinearPlans::Impl::Tune(std::span<const LinearParams> layers, std::span<std::byte> workspace,
+                             const Stream& stream) {
+  std::map<MatmulShape, std::vector<LinearParams>> by_shape;
+  for (const LinearParams& layer : layers) {
+    CheckParams(layer);
+    by_shape[ShapeOf(layer)].push_back(layer);
+  }
+  for (auto& [shape, group] : by_shape) {
+    const auto fewer = [](const LinearParams& a, const LinearParams& b) {
+      return a.tokens < b.tokens;
+    };
+    const LinearParams most = *std::max_element(group.begin(), group.end(), fewer);
+    std::erase_if(group, [&](const LinearParams& layer) { return layer.tokens < most.tokens; });
+    for (int bucket = 1; bucket < 2 * most.tokens; bucket *= 2) {
+      LinearParams layer = most;
+      layer.tokens = std::min(bucket, most.tokens);
+      if (!IsSkinny(layer)) TuneBucket(group, bucket, workspace, stream);
+    }
+  }
+}
+
+std::string LinearPlans::Impl::Serialize() const {
+  std::ostringstream text;
+  text << Fingerprint() << '\n';
+  for (const auto& [key, algorithm] : plans_) {
+    const MatmulShape& shape = key.shape;
+    text << shape.num_outputs << ' ' << shape.num_inputs << ' ' << shape.y_is_float << ' '
+         << shape.accumulates << ' ' << shape.has_bias << ' ' << key.bucket;
+    for (uint64_t word : algorithm.data) text << ' ' << word;
+    text << '\n';
+  }
+  text << "end\n";
+  return text.str();
+}
+
+bool LinearPlans::Impl::Restore(std::string_view text) {
+  std::istringstream lines{std::string(text)};
+  std::string line;
+  if (!std::getline(lines, line) || line != Fingerprint()) return false;
+  std::map<PlanKey, cublasLtMatmulAlgo_t> plans;
+  while (std::getline(lines, line) && line != "end") {
+    std::istringstream fields(line);
+    PlanKey key;
+    MatmulShape& shape = key.shape;
+    cublasLtMatmulAlgo_t algorithm;
+    fields >> shape.num_outputs >> shape.num_inputs >> shape.y_is_float >> shape.accumulates >>
+        shape.has_bias >> key.bucket;
+    for (uint64_t& word : algorithm.data) fields >> word;
+    if (!fields || !(fields >> std::ws).eof()) return false;
+    plans.insert_or_assign(key, algorithm);
+  }
+  if (line != "end") return false;  // cut short
+  plans.merge(plans_);
+  plans_ = std::move(plans);
+  return true;
+}
+
+LinearPlans::LinearPlans(const DeviceProperties& device) : impl_(std::make_unique<Impl>(device)) {}
+LinearPlans::~LinearPlans() = default;
+
+size_t LinearPlans::WorkspaceBytes(int max_tokens, int max_silu_outputs) {
+  return kCublasLtWorkspaceBytes +
+         sizeof(__nv_bfloat16) * static_cast<size_t>(max_tokens) * max_silu_outputs;
+}
+
+void LinearPlans::Tune(std::span<const LinearParams> layers, std::span<std::byte> workspace,
+                       const Stream& stream) {
+  impl_->Tune(layers, workspace, stream);
+}
+
+void LinearPlans::Run(const LinearParams& params, std::span<std::byte> workspace,
+                      const Stream& stream) {
+  impl_->Run(params, workspace, stream);
+}
+
+std::string LinearPlans::Serialize() const { return impl_->Serialize(); }
+
+bool LinearPlans::Restore(std::string_view text) { return impl_->Restore(text); }
+
+}  // namespace parallax::kernels::cuda

@@ -1,0 +1,141 @@
+// Linear layers for any number of tokens, against a double-precision product.
+#include "kernels/cuda/linear_plans.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kernels/check.h"
+#include "tests/kernels/cuda/linear/linear_problem.h"
+
+namespace parallax::kernels::cuda {
+namespace {
+
+class LinearPlansTest : public ::testing::Test {
+ protected:
+  static constexpr int kMaxTokens = 600;
+  static constexpr int kMaxSiluOutputs = 2048;
+
+  LinearPlansTest() : workspace_(LinearPlans::WorkspaceBytes(kMaxTokens, kMaxSiluOutputs)) {
+    Require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  }
+  ~LinearPlansTest() override { cudaStreamDestroy(stream_); }
+
+  std::span<std::byte> workspace() const { return {workspace_.data(), workspace_.size()}; }
+  Stream stream() const { return Stream(0, stream_); }
+
+  LinearFunction RunBy(LinearPlans& plans) {
+    return [&](const LinearParams& params) { plans.Run(params, workspace(), stream()); };
+  }
+
+  const DeviceProperties device_ = ReadDeviceProperties(0);
+  DeviceArray<std::byte> workspace_;
+  cudaStream_t stream_ = nullptr;
+};
+
+constexpr LinearEpilogue kEpilogues[] = {LinearEpilogue::kStore, LinearEpilogue::kAccumulate,
+                                         LinearEpilogue::kSiluAndMul};
+
+TEST_F(LinearPlansTest, MatchesTheReferenceForRaggedShapesAndAnyTokenCount) {
+  LinearPlans plans(device_);
+  std::mt19937 rng(11);
+  for (int tokens : {1, 7, 16, 17, 33, 100, 128, 257, 600}) {
+    const int outputs = 16 * (1 + static_cast<int>(rng() % 24));
+    const int inputs = 8 * (1 + static_cast<int>(rng() % 60));
+    for (LinearEpilogue epilogue : kEpilogues) {
+      // Seeds bring strided x and bias, or not.
+      LinearProblem problem(tokens, outputs, inputs, epilogue, tokens);
+      ExpectRight(problem, RunBy(plans), epilogue == LinearEpilogue::kAccumulate ? 3.0f : kPoison);
+    }
+    LinearProblem rounded(tokens, outputs, inputs, LinearEpilogue::kStore, tokens + 1);
+    rounded.params.y_dtype = DType::kBFloat16;
+    ExpectRight(rounded, RunBy(plans), kPoison);
+  }
+}
+
+TEST_F(LinearPlansTest, OneTunedPlanServesItsWholeBucketAndARestoredOneRepeatsItsBits) {
+  LinearProblem problem(300, 768, 512, LinearEpilogue::kSiluAndMul, 3);
+  DeviceArray<__nv_bfloat16> y(300 * 384);
+  problem.params.y = y.data();
+  const std::vector<LinearParams> layers(3, problem.params);
+  LinearPlans tuned(device_);
+  tuned.Tune(layers, workspace(), stream());
+  const std::string text = tuned.Serialize();
+
+  LinearPlans restored(device_);
+  ASSERT_TRUE(restored.Restore(text));
+  EXPECT_EQ(restored.Serialize(), text);
+  restored.Tune(layers, workspace(), stream());
+  EXPECT_EQ(restored.Serialize(), text) << "timed again";
+  for (int tokens = 1; tokens <= 300; tokens += 13) {
+    problem.params.tokens = tokens;
+    const std::vector<float> one = problem.Run(RunBy(tuned), kPoison);
+    const std::vector<float> other = problem.Run(RunBy(restored), kPoison);
+    EXPECT_EQ(std::memcmp(one.data(), other.data(), one.size() * sizeof(float)), 0) << tokens;
+    ExpectRight(problem, RunBy(tuned), kPoison);
+  }
+}
+
+TEST_F(LinearPlansTest, RefusesPlansThatAreDamagedOrOfAnotherMachine) {
+  LinearProblem problem(40, 64, 64, LinearEpilogue::kStore, 2);
+  LinearPlans plans(device_);
+  problem.Run(RunBy(plans), kPoison);
+  const std::string text = plans.Serialize();
+  LinearPlans fresh(device_);
+  EXPECT_FALSE(fresh.Restore(""));
+  EXPECT_FALSE(fresh.Restore(text.substr(0, text.size() - 5)));
+  EXPECT_FALSE(fresh.Restore(text.substr(0, text.size() / 2)));
+  EXPECT_FALSE(fresh.Restore("another " + text));
+  EXPECT_FALSE(fresh.Restore(text.substr(0, text.size() - 4) + "64 64 x\nend\n"));
+  EXPECT_TRUE(fresh.Restore(text));
+}
+
+TEST_F(LinearPlansTest, ReplaysInAGraph) {
+  LinearPlans plans(device_);
+  LinearProblem problem(64, 512, 256, LinearEpilogue::kAccumulate, 4);
+  DeviceArray<float> y(std::vector<float>(64 * 512, 0.0f));
+  problem.params.y = y.data();
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  Require(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal));
+  for (int i = 0; i < 3; ++i) plans.Run(problem.params, workspace(), stream());
+  Require(cudaStreamEndCapture(stream_, &graph));
+  Require(cudaGraphInstantiate(&executable, graph, 0));
+  for (int i = 0; i < 2; ++i) Require(cudaGraphLaunch(executable, stream_));
+  const std::vector<float> sums = y.Read();
+  for (int column = 0; column < 512; column += 31) {
+    EXPECT_NEAR(sums[5 * 512 + column], 6.0 * problem.Expected(5, column), 1e-3);
+  }
+  Require(cudaGraphExecDestroy(executable));
+  Require(cudaGraphDestroy(graph));
+}
+
+TEST_F(LinearPlansTest, RefusesWhatItDoesNotTakeByName) {
+  LinearPlans plans(device_);
+  const auto refused = [&](auto change, const char* name) {
+    LinearProblem problem(20, 64, 64, LinearEpilogue::kStore, 2);
+    problem.params.y = workspace_.data();
+    change(problem.params);
+    try {
+      plans.Run(problem.params, workspace(), stream());
+      ADD_FAILURE() << name << " was not refused";
+    } catch (const KernelError& error) {
+      EXPECT_NE(std::strstr(error.what(), name), nullptr) << error.what();
+    }
+  };
+  refused([](LinearParams& p) { p.tokens = -1; }, "tokens");
+  refused([](LinearParams& p) { p.num_outputs = 60; }, "num_outputs");
+  refused([](LinearParams& p) { p.num_inputs = 60; }, "num_inputs");
+  refused([](LinearParams& p) { p.x_stride = 68; }, "x_stride");
+  refused([](LinearParams& p) { p.y_stride = 56; }, "y_stride");
+  refused([](LinearParams& p) { p.weight += 1; }, "weight");
+  refused([](LinearParams& p) { p.y_dtype = DType::kFloat16; }, "y_dtype");
+  LinearProblem silu(600, 4096, 64, LinearEpilogue::kSiluAndMul, 2);
+  silu.params.y = workspace_.data();
+  EXPECT_THROW(plans.Run(silu.params, workspace(), stream()), KernelError) << "workspace too small";
+}
+
+}  // namespace
+}  // namespace parallax::kernels::cuda
