@@ -1,0 +1,40 @@
+// What the sampling kernels take: SampleParams as plain pointers.
+#ifndef PARALLAX_KERNELS_CUDA_SAMPLING_SAMPLE_ARGS_H_
+#define PARALLAX_KERNELS_CUDA_SAMPLING_SAMPLE_ARGS_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/sampling.h"
+
+namespace parallax::kernels::cuda {
+
+struct SampleArgs {
+  const float* logits;  // [.., vocab], rows `stride` elements apart, 16-byte aligned
+  int64_t stride;
+  int vocab;
+  int limit;  // ids below are sampled
+  int part;   // elements of a row that one block owns, a multiple of 4
+  const DeviceSamplingRow* rows;
+  int num_rows;
+  const LogitBias* logit_bias;
+  const int32_t* banned_ids;
+  const uint32_t* allowed_masks;
+  TokenCountTable token_counts;
+  int32_t* slot_tokens;
+  SampleResult* results;
+  float* workspace;  // [rows, part]: a row's logits where they do not fit on the chip
+};
+
+// A row's logits lie in the shared memory of a cluster of kSampleClusterBlocks blocks. Hopper.
+inline constexpr int kSampleClusterBlocks = 8;
+size_t SampleClusterSharedBytes(int part);
+void LaunchSampleCluster(const SampleArgs& args, cudaStream_t stream);
+
+// A block samples a row, in the workspace. Any GPU.
+void LaunchSampleBlock(const SampleArgs& args, cudaStream_t stream);
+
+}  // namespace parallax::kernels::cuda
+
+#endif  // PARALLAX_KERNELS_CUDA_SAMPLING_SAMPLE_ARGS_H_
