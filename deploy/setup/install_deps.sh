@@ -39,11 +39,13 @@ build | curl                     | the demo shows the metrics with it
 test  | libgtest-dev             | unit tests
 test  | libgmock-dev             | unit tests
 test  | libbenchmark-dev         | benchmarks
+test  | libcpp-httplib-dev       | the load generator reads /metrics with it
 test  | libopenblas-dev          | the rate that prefill is compared with
 test  | python3                  | tests of the Python client, end-to-end tests
 test  | python3-grpcio           | the Python client
 test  | python3-protobuf         | the Python client
 test  | python3-pytest           | runs the Python tests
+test  | python3-matplotlib       | pictures of load tests
 test  | openssl                  | makes the certificates of the TLS tests
 ci    | clang                    | fuzzers, thread-safety analysis
 ci    | libclang-rt-14-dev       | the runtime of the fuzzers
