@@ -26,9 +26,9 @@ constexpr int kBatches = 3;
 
 template <typename T>
 T* Allocate(size_t count) {
-  T* data = nullptr;
+  void* data = nullptr;
   CheckCuda(cudaMalloc(&data, count * sizeof(T)), "sampling_bench", "cudaMalloc");
-  return data;
+  return static_cast<T*>(data);
 }
 
 // Normal logits; every row starts elsewhere in one random sequence.
