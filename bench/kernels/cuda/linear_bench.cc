@@ -2,13 +2,14 @@
 // SkinnyLinear against cuBLASLt's tuned algorithms, in the same run, as fractions of a plain read
 // of the same bytes. One JSON line a case.
 //
-//   linear_bench [tokens ...]        default 1 2 4 8 16
+//   linear_bench [--skinny] [tokens ...]   default 1 2 4 8 16; --skinny leaves cuBLASLt out
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <string_view>
 #include <vector>
 
 #include "bench/kernels/cuda/launch_timer.h"
@@ -122,7 +123,7 @@ void Report(const Model& model, int tokens, const char* kernel, double microseco
   std::fflush(stdout);
 }
 
-int Main(const std::vector<int>& token_counts) {
+int Main(const std::vector<int>& token_counts, bool with_cublaslt) {
   kernels::cuda::DeviceProperties device = kernels::cuda::ReadDeviceProperties(0);
   // cuBLASLt for any number of tokens, as on a GPU that SkinnyLinear does not know.
   kernels::cuda::DeviceProperties plain = device;
@@ -155,6 +156,7 @@ int Main(const std::vector<int>& token_counts) {
         for (LinearParams& params : step.params()) params.programmatic_launch = true;
         time(own, step, "skinny, programmatic launch");
       }
+      if (!with_cublaslt) continue;
       Step step(model, tokens, false, weights, activations);
       cublaslt.Tune(step.params(), workspace, Stream(0, tuning));
       time(cublaslt, step, "cublaslt, tuned");
@@ -168,7 +170,14 @@ int Main(const std::vector<int>& token_counts) {
 
 int main(int argc, char** argv) {
   std::vector<int> token_counts;
-  for (int i = 1; i < argc; ++i) token_counts.push_back(std::atoi(argv[i]));
+  bool with_cublaslt = true;
+  for (int i = 1; i < argc; ++i) {
+    if (std::string_view(argv[i]) == "--skinny") {
+      with_cublaslt = false;
+    } else {
+      token_counts.push_back(std::atoi(argv[i]));
+    }
+  }
   if (token_counts.empty()) token_counts = {1, 2, 4, 8, 16};
-  return parallax::bench::Main(token_counts);
+  return parallax::bench::Main(token_counts, with_cublaslt);
 }
