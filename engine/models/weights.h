@@ -1,16 +1,9 @@
 // The weights of a decoder, packed for the backend, under one set of names.
 //
-// LoadDecoderWeights maps both checkpoint conventions to DecoderWeights:
-//   Hugging Face  model.embed_tokens, model.layers.N.{input_layernorm, self_attn.*,
-//                 post_attention_layernorm, mlp.*}, model.norm, lm_head
-//   fla           model.embeddings, model.layers.N.{attn_norm, attn.*, mlp_norm, mlp.*},
-//                 model.norm, lm_head
-// and refuses tensors that are missing, extra or mis-shaped, by name. Two kinds of extra
-// tensors are accepted unread, as Hugging Face does: rotary inv_freq buffers and, when
-// embeddings are tied, a copy of them as lm_head.weight.
-//
-// Projections that read the same input are packed as one matrix: q, r, k, v (in this order)
-// and gate, up.
+// LoadDecoderWeights reads the tensors that tensor_layout.h lists and refuses those that are
+// missing, extra or mis-shaped, by name. Two kinds of extra tensors are accepted unread, as
+// Hugging Face does: rotary inv_freq buffers and, when embeddings are tied, a copy of them as
+// lm_head.weight.
 //
 // Thread safety: immutable after loading.
 // Errors: NOT_FOUND and INVALID_ARGUMENT naming the tensor; RESOURCE_EXHAUSTED when packing
