@@ -1,12 +1,12 @@
 // Sampling one token per row of logits on the GPU, with the semantics of kernels/sampling.h:
 // the same transforms in the same order, ties to the lower id, the same Philox draw.
 //
-// Masses are 32-bit integers, multiples of 2^-31 of the row's mass, so that sums are exact
+// Masses are integers in units of 2^-29 of the most likely token's, so that sums are exact
 // whatever their order: a row's token depends on its own logits and parameters alone, bit for
 // bit. Greedy tokens are the CPU's. Drawn tokens follow the CPU's inversion of the cumulative
 // distribution (in order of likelihood when min_p, top_k or top_p filter, of id otherwise), and
-// differ from the CPU's only where u falls within the rounding of either side's sums (about
-// 1e-7) of a boundary between two tokens.
+// differ from the CPU's only where u falls within the rounding of the masses (about 1e-6 of each)
+// of a boundary between two tokens. What has less than half a unit is never drawn.
 //
 // Everything that varies from step to step is read on the device: a captured graph can be
 // replayed with other contents. The runner fills pinned copies of `rows` and of the lists they
@@ -67,9 +67,10 @@ struct SampleParams {
   const int32_t* banned_ids = nullptr;
   const uint32_t* allowed_masks = nullptr;  // covering token_limit bits a row
   TokenCountTable token_counts;
-  int32_t* slot_tokens = nullptr;   // [slots] last token; untouched on failure
-  std::span<SampleResult> results;  // [rows]
-  std::span<std::byte> workspace;   // SampleWorkspaceBytes(), 16-byte aligned
+  int32_t* slot_tokens = nullptr;  // [slots] last token; untouched on failure
+  std::span<SampleResult>
+      results;                     // [rows]; entries of `top` beyond top_count are left as they are
+  std::span<std::byte> workspace;  // SampleWorkspaceBytes(), 16-byte aligned
 };
 
 // Enough for any batch up to max_rows; 0 where a row of logits fits on the chip.
