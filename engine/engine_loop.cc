@@ -222,6 +222,7 @@ void EngineLoop::Publish() {
   gauges.pages_used = counts.pages_used;
   gauges.pages_cached = counts.pages_cached;
   gauges.probe_state_bytes_used = stats_.idle ? 0 : runner_->probe_state_bytes_used();
+  gauges.device = runner_->device_stats();
   observer_->OnGauges(gauges);
   board_->Publish(stats_);
 }

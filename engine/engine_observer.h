@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "engine/runner/model_runner.h"
 #include "engine/token_sink.h"
 
 namespace parallax {
@@ -37,6 +38,7 @@ struct EngineGauges {
   int32_t pages_cached = 0;  // unreferenced, but a prefix hit away
   int64_t probe_state_bytes_total = 0;
   int64_t probe_state_bytes_used = 0;
+  DeviceStats device = {};  // all zero without a GPU
 };
 
 /// The first token of a request, of whichever choice: once a request.

@@ -27,9 +27,10 @@ int DispatcherThreads() {
 Application::Application(const ServerConfig& config, const Logger* logger)
     : config_(config), logger_(*logger) {}
 
-absl::StatusOr<std::unique_ptr<Application>> Application::Start(const ServerConfig& config,
-                                                                const Logger* logger) {
+absl::StatusOr<std::unique_ptr<Application>> Application::Start(
+    const ServerConfig& config, const Logger* logger, std::function<void()> on_engine_failed) {
   std::unique_ptr<Application> app(new Application(config, logger));
+  app->environment_.on_engine_failed = std::move(on_engine_failed);
   if (absl::Status s = app->StartAuthentication(); !s.ok()) return s;
   if (absl::Status s = app->StartEngine(); !s.ok()) return s;
   if (absl::Status s = app->StartListening(); !s.ok()) return s;
@@ -71,7 +72,8 @@ absl::Status Application::StartEngine() {
                   .model = model_.served,
                   .limits = *limits,
                   .outbox_bytes = static_cast<size_t>(config_.outbox_bytes),
-                  .max_response_bytes = static_cast<size_t>(config_.max_response_bytes)};
+                  .max_response_bytes = static_cast<size_t>(config_.max_response_bytes),
+                  .on_engine_failed = std::move(environment_.on_engine_failed)};
   return absl::OkStatus();
 }
 
@@ -126,6 +128,7 @@ Application::StopResult Application::Stop() {
   metrics_http_.reset();
   MutexLock lock(&mutex_);
   logger_.Info("stopped", {{"requests_aborted", aborted_ ? "yes" : "no"}});
+  if (!engine_->Stats().health.ok()) return StopResult::kFailed;
   return aborted_ ? StopResult::kAborted : StopResult::kFinished;
 }
 

@@ -5,6 +5,7 @@
 #ifndef PARALLAX_SERVER_APPLICATION_H_
 #define PARALLAX_SERVER_APPLICATION_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -25,8 +26,10 @@ namespace parallax::server {
 class Application {
  public:
   /// Loads the model and serves; on return the server accepts calls. `logger` outlives it.
-  static absl::StatusOr<std::unique_ptr<Application>> Start(const ServerConfig& config,
-                                                            const Logger* logger);
+  /// `on_engine_failed` is called from another thread, once, when the backend broke: time to Stop.
+  static absl::StatusOr<std::unique_ptr<Application>> Start(
+      const ServerConfig& config, const Logger* logger,
+      std::function<void()> on_engine_failed = {});
   ~Application();
 
   /// One JSON object on one line: the ports in use.
@@ -35,6 +38,7 @@ class Application {
   enum class StopResult {
     kFinished,  // every request ended by itself
     kAborted,   // some were ended with UNAVAILABLE
+    kFailed,    // the backend had broken
     kStuck,     // the engine does not react: its thread cannot be joined, only left behind
   };
   /// Refuses new work and turns health NOT_SERVING; lets running requests finish within the

@@ -5,6 +5,7 @@
 #define PARALLAX_SERVER_CALL_ENVIRONMENT_H_
 
 #include <cstddef>
+#include <functional>
 
 #include "engine/engine.h"
 #include "server/auth.h"
@@ -25,6 +26,7 @@ struct CallEnvironment {
   RequestLimits limits;
   size_t outbox_bytes = 0;
   size_t max_response_bytes = 0;
+  std::function<void()> on_engine_failed;  // see HealthMonitor; may be empty
 };
 
 }  // namespace parallax::server

@@ -30,7 +30,12 @@ void AddModelFlags(ServerConfig* config, FlagTable* flags) {
   flags->Int("threads", 0, 1024, &config->threads, "CPU threads of the model. 0: one a core.");
   flags->Bytes("memory-bytes", 0, &config->memory_bytes,
                "Memory of weights, workspaces and KV cache together, all of it reserved at "
-               "start. 0: 70 % of what is available.");
+               "start. 0: 70 % of what is available, on a GPU --gpu-memory-percent.");
+  flags->Int("gpu-memory-percent", 1, 100, &config->gpu_memory_percent,
+             "Share of the GPU's memory that this server and whoever else uses it may fill.");
+  flags->String("gpu-plan-file", "PATH", &config->gpu_plan_file,
+                "Where the GPU's linear layers keep which of their algorithms was fastest, so that "
+                "later starts need not time them. Unset: they are timed at every start.");
   flags->Bytes("kv-cache-bytes", 0, &config->kv_cache_bytes,
                "Of it, the paged KV cache. 0: what the rest leaves.");
   flags->Int("kv-cache-pages", 0, 1 << 30, &config->kv_cache_pages,
@@ -252,7 +257,7 @@ std::string ServerHelp() {
       "Signals: SIGTERM or SIGINT stops after running requests (--grace-period); a second one\n"
       "aborts them; SIGHUP reads --auth-token-file again.\n"
       "Exit status: 0 stopped, every request finished; 1 could not start; 2 bad flags;\n"
-      "3 stopped, requests were aborted.\n",
+      "3 stopped, requests were aborted; 4 the backend (a GPU) failed: start again.\n",
       MakeFlags(&config, &log_level).Help());
 }
 

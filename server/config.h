@@ -29,8 +29,10 @@ struct ServerConfig {
   std::string model_name;  // as clients name it; empty: the folder's last component
   std::string load_format = "auto";
   std::string device = "auto";
-  int32_t threads = 0;         // 0: one a core
-  int64_t memory_bytes = 0;    // of everything; 0: 70 % of what is available
+  int32_t threads = 0;       // 0: one a core
+  int64_t memory_bytes = 0;  // of everything; 0: 70 % of what is available, or of the GPU the next
+  int32_t gpu_memory_percent = 90;
+  std::string gpu_plan_file;   // empty: linear layers are tuned at every start
   int64_t kv_cache_bytes = 0;  // of the pages; 0: what memory_bytes leaves
   int32_t kv_cache_pages = 0;  // the same as a count
   std::string kv_cache_dtype = "bf16";

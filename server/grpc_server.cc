@@ -58,7 +58,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerConfig
   if (absl::Status s = server->StartInference(); !s.ok()) return s;
   server->health_ = std::make_unique<HealthMonitor>(
       environment->engine, config.stall_timeout,
-      [raw = server.get()](bool serving) { raw->SetServing(serving); }, environment->logger);
+      [raw = server.get()](bool serving) { raw->SetServing(serving); },
+      environment->on_engine_failed, environment->logger);
   if (absl::Status s = server->StartAdmin(); !s.ok()) return s;
   return server;
 }

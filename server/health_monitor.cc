@@ -1,5 +1,6 @@
 #include "server/health_monitor.h"
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <utility>
@@ -10,8 +11,9 @@
 namespace parallax::server {
 namespace {
 
-// A stall is noticed at most a quarter of the timeout late.
+// A stall is noticed at most a quarter of the timeout late, a broken engine within a second.
 constexpr int kLooksPerTimeout = 4;
+constexpr absl::Duration kLongestInterval = absl::Seconds(1);
 
 }  // namespace
 
@@ -29,10 +31,12 @@ absl::Status JudgeHealth(const EngineStats& stats, absl::Duration stall_timeout,
 }
 
 HealthMonitor::HealthMonitor(const Engine* engine, absl::Duration stall_timeout,
-                             SetServing set_serving, const Logger* logger)
+                             SetServing set_serving, std::function<void()> on_engine_failed,
+                             const Logger* logger)
     : engine_(*engine),
       stall_timeout_(stall_timeout),
       set_serving_(std::move(set_serving)),
+      on_engine_failed_(std::move(on_engine_failed)),
       logger_(*logger),
       announced_(absl::UnknownError("not judged yet")) {
   Refresh();
@@ -52,8 +56,13 @@ void HealthMonitor::Refresh() { Judge().IgnoreError(); }
 
 absl::Status HealthMonitor::Judge() {
   MutexLock lock(&mutex_);
-  const absl::Status health = JudgeHealth(engine_.Stats(), stall_timeout_, absl::Now());
+  const EngineStats stats = engine_.Stats();
+  const absl::Status health = JudgeHealth(stats, stall_timeout_, absl::Now());
   Announce(health);
+  if (!stats.health.ok() && !failure_told_) {
+    failure_told_ = true;
+    if (on_engine_failed_) on_engine_failed_();
+  }
   return health;
 }
 
@@ -71,7 +80,8 @@ void HealthMonitor::Announce(const absl::Status& health) {
 }
 
 void HealthMonitor::Watch() {
-  const auto interval = absl::ToChronoNanoseconds(stall_timeout_ / kLooksPerTimeout);
+  const auto interval =
+      absl::ToChronoNanoseconds(std::min(stall_timeout_ / kLooksPerTimeout, kLongestInterval));
   for (;;) {
     {
       MutexLock lock(&mutex_);

@@ -2,7 +2,8 @@
 //
 // Fit means: the engine is not broken, not draining, and makes progress: while there is
 // work, a step is completed at least every `stall_timeout`. A thread of its own looks
-// several times per timeout, so that a hung step is seen from outside; Refresh looks at once.
+// at least once a second, so that a hung step is seen from outside; Refresh looks at once.
+// A broken engine does not recover: whoever owns the process is told, once, to end it.
 //
 // Thread safety: safe.
 #ifndef PARALLAX_SERVER_HEALTH_MONITOR_H_
@@ -27,9 +28,10 @@ class HealthMonitor {
   using SetServing = std::function<void(bool serving)>;
 
   /// `set_serving` is called with the first judgement, then with each change, never twice
-  /// at once. Engine and logger outlive the monitor.
+  /// at once. `on_engine_failed` (may be empty) is called at most once, after set_serving(false).
+  /// Engine and logger outlive the monitor.
   HealthMonitor(const Engine* engine, absl::Duration stall_timeout, SetServing set_serving,
-                const Logger* logger);
+                std::function<void()> on_engine_failed, const Logger* logger);
   ~HealthMonitor();
   HealthMonitor(const HealthMonitor&) = delete;
   HealthMonitor& operator=(const HealthMonitor&) = delete;
@@ -46,12 +48,14 @@ class HealthMonitor {
   const Engine& engine_;
   const absl::Duration stall_timeout_;
   const SetServing set_serving_;
+  const std::function<void()> on_engine_failed_;
   const Logger& logger_;
 
   Mutex mutex_;
   CondVar stop_requested_;
   bool stopping_ PARALLAX_GUARDED_BY(mutex_) = false;
   absl::Status announced_ PARALLAX_GUARDED_BY(mutex_);
+  bool failure_told_ PARALLAX_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
 

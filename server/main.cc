@@ -1,4 +1,7 @@
 // parallax-server: reads the command line, serves until a signal, stops.
+#include <signal.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
@@ -19,7 +22,7 @@ namespace parallax::server {
 namespace {
 
 // Documented in --help (config.cc).
-enum ExitStatus { kStopped = 0, kCannotStart = 1, kBadFlags = 2, kAborted = 3 };
+enum ExitStatus { kStopped = 0, kCannotStart = 1, kBadFlags = 2, kAborted = 3, kFailed = 4 };
 
 // Written aside and renamed: whoever waits for the file never reads half of it.
 bool WriteReadyFile(const std::string& path, const std::string& line) {
@@ -62,7 +65,7 @@ int Serve(const ServerConfig& config) {
   // is destroyed.
   SignalThread signals;
   signals.Start(OnSignals(&running, &logger));
-  app = Application::Start(config, &logger);
+  app = Application::Start(config, &logger, [] { kill(getpid(), SIGTERM); });
   if (!app.ok()) {
     logger.Error("cannot_start", {{"error", app.status().ToString()}});
     return kCannotStart;
@@ -80,6 +83,8 @@ int Serve(const ServerConfig& config) {
       return kStopped;
     case Application::StopResult::kAborted:
       return kAborted;
+    case Application::StopResult::kFailed:
+      ExitNow(kFailed);  // what is left of the backend is not to be trusted with an orderly end
     case Application::StopResult::kStuck:
       break;
   }

@@ -109,6 +109,7 @@ void ServerMetrics::OnGauges(const EngineGauges& gauges) {
   pages_cached_.Set(gauges.pages_cached);
   probe_bytes_total_.Set(gauges.probe_state_bytes_total);
   probe_bytes_used_.Set(gauges.probe_state_bytes_used);
+  device_.Set(gauges.device);
 }
 
 void ServerMetrics::OnFinished(const FinishedRequest& request) {
@@ -127,6 +128,7 @@ std::vector<prometheus::MetricFamily> ServerMetrics::Collect() const {
   CollectSizes(&families);
   CollectCounters(&families);
   CollectGauges(&families);
+  device_.Collect(Labelled(), &families);
   CollectFinished(&families);
   CollectRefused(&families);
   CollectRpcs(&families);

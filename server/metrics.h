@@ -21,6 +21,7 @@
 #include "prometheus/collectable.h"
 #include "prometheus/metric_family.h"
 #include "server/atomic_metrics.h"
+#include "server/metrics_device.h"
 #include "server/status_mapping.h"
 
 namespace parallax::server {
@@ -105,6 +106,7 @@ class ServerMetrics final : public EngineObserver, public prometheus::Collectabl
   AtomicGauge pages_cached_;
   AtomicGauge probe_bytes_total_;
   AtomicGauge probe_bytes_used_;
+  DeviceMetrics device_;
 
   static constexpr int kNumFinishReasons = 5;
   std::array<AtomicCounter, kNumFinishReasons> finished_;

@@ -18,9 +18,10 @@ kernels::DType KvCacheDtype(const std::string& name) {
   return kernels::DType::kBFloat16;
 }
 
-absl::Status CheckDevice(const ServerConfig& config) {
-  if (config.device != "cuda") return absl::OkStatus();
-  return absl::UnimplementedError("--device: cuda is not built into this server; use cpu or auto");
+RunnerDevice DeviceOf(const std::string& name) {
+  if (name == "cpu") return RunnerDevice::kCpu;
+  if (name == "cuda") return RunnerDevice::kCuda;
+  return RunnerDevice::kAuto;
 }
 
 ModelRunnerOptions RunnerOptions(const ServerConfig& config) {
@@ -28,6 +29,9 @@ ModelRunnerOptions RunnerOptions(const ServerConfig& config) {
   options.model = config.model;
   options.load_format =
       config.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kSafetensors;
+  options.device = DeviceOf(config.device);
+  options.gpu_memory_utilization = config.gpu_memory_percent / 100.0;
+  options.gpu_plan_file = config.gpu_plan_file;
   options.kv_cache_dtype = KvCacheDtype(config.kv_cache_dtype);
   options.num_threads = config.threads;
   options.max_model_len = config.max_context_tokens;
@@ -105,9 +109,11 @@ absl::Status LoadFolder(const ServerConfig& config, ModelRunnerOptions* options,
 }  // namespace
 
 absl::StatusOr<LoadedModel> LoadModel(const ServerConfig& config) {
-  if (absl::Status s = CheckDevice(config); !s.ok()) return s;
   LoadedModel loaded;
   ModelRunnerOptions options = RunnerOptions(config);
+  if (config.model == "null" && config.device == "cuda") {
+    return absl::InvalidArgumentError("--device: cuda: the null model runs on no device");
+  }
   if (config.model != "null") {
     if (absl::Status s = LoadFolder(config, &options, &loaded); !s.ok()) return s;
   }

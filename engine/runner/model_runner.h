@@ -48,6 +48,28 @@ struct ModelDescription {
   bool probe = false;  // Parallax (true) or plain softmax attention
 };
 
+/// What a GPU is used for; all zero on a backend without one.
+struct DeviceStats {
+  /// Reserved memory, by use.
+  int64_t weight_bytes = 0;
+  int64_t activation_bytes = 0;  // with logits, the sampler's lists and step buffers
+  int64_t probe_state_bytes = 0;
+  int64_t kv_cache_bytes = 0;
+  int64_t graph_bytes = 0;
+
+  /// Since the start.
+  struct Work {
+    int64_t steps = 0;
+    double seconds = 0.0;  // of the device
+    double bytes = 0.0;    // that the step cannot do without: weights once, keys and values
+    double flops = 0.0;
+  };
+  Work graph_replays;  // decode steps that a captured graph ran
+  Work eager_steps;    // all others: prefill, and decode mixed with it
+
+  double peak_bytes_per_second = 0.0;  // of the device's memory
+};
+
 class ModelRunner {
  public:
   virtual ~ModelRunner() = default;
@@ -65,6 +87,9 @@ class ModelRunner {
 
   /// Probe-state bytes used by the last collected step, for metrics.
   virtual int64_t probe_state_bytes_used() const { return 0; }
+
+  /// Up to the last collected step, for metrics.
+  virtual DeviceStats device_stats() const { return {}; }
 };
 
 }  // namespace parallax

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <sstream>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/cuda/cuda_backend.h"
 #include "engine/models/tensor_source.h"
 #include "engine/models/weights.h"
 #include "engine/runner/cpu_model_runner.h"
@@ -87,16 +89,16 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateNullRunner(const ModelRunnerO
   return std::unique_ptr<ModelRunner>(*std::move(runner));
 }
 
-CpuModelRunnerOptions RunnerOptions(const ModelRunnerOptions& options, const ModelFolder& folder,
-                                    int32_t max_context_tokens, int64_t budget_bytes) {
-  CpuModelRunnerOptions runner;
+// What both backends take alike.
+template <typename RunnerOptions>
+RunnerOptions CommonOptions(const ModelRunnerOptions& options, const ModelFolder& folder,
+                            int32_t max_context_tokens) {
+  RunnerOptions runner;
   runner.name = std::filesystem::weakly_canonical(options.model).filename().string();
-  runner.kv_cache_dtype = options.kv_cache_dtype;
   runner.max_context_tokens = max_context_tokens;
   runner.max_num_seqs = options.max_num_seqs;
   runner.max_num_batched_tokens = options.max_num_batched_tokens;
   runner.num_pages = options.num_kv_pages;
-  runner.memory_budget_bytes = budget_bytes;
   runner.token_limit = options.token_limit > 0 ? options.token_limit
                                                : static_cast<int32_t>(folder.config.vocab_size);
   runner.token_mask = options.token_mask;
@@ -104,6 +106,49 @@ CpuModelRunnerOptions RunnerOptions(const ModelRunnerOptions& options, const Mod
   runner.eos_token_ids.insert(runner.eos_token_ids.end(), options.eos_token_ids.begin(),
                               options.eos_token_ids.end());
   return runner;
+}
+
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateOnGpu(const ModelRunnerOptions& options,
+                                                         const ModelFolder& folder,
+                                                         int32_t max_context_tokens) {
+  if (options.kv_cache_dtype != kernels::DType::kBFloat16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("kv_cache_dtype = ", std::string(kernels::DTypeName(options.kv_cache_dtype)),
+                     ": a GPU keeps keys and values in bfloat16"));
+  }
+  const auto source = OpenSource(options, std::numeric_limits<int64_t>::max());
+  if (!source.ok()) return source.status();
+  auto runner = CommonOptions<CudaModelRunnerOptions>(options, folder, max_context_tokens);
+  runner.memory_budget_bytes = options.memory_budget_bytes;
+  runner.memory_utilization = options.gpu_memory_utilization;
+  runner.plan_file = options.gpu_plan_file;
+  auto created = CreateCudaModelRunner(folder.config, **source, runner);
+  if (!created.ok()) return InFolder(created.status(), options.model);
+  return created;
+}
+
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateOnCpu(const ModelRunnerOptions& options,
+                                                         const ModelFolder& folder,
+                                                         int32_t max_context_tokens) {
+  const int64_t budget_bytes =
+      options.memory_budget_bytes > 0
+          ? options.memory_budget_bytes
+          : static_cast<int64_t>(kDefaultMemoryShare * static_cast<double>(AvailableMemoryBytes()));
+  const auto source = OpenSource(options, budget_bytes);
+  if (!source.ok()) return source.status();
+  const int threads = options.num_threads > 0
+                          ? options.num_threads
+                          : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  auto pool = std::make_unique<kernels::ThreadPool>(threads);
+  auto weights = LoadDecoderWeights(folder.config, **source, ShardSpec{}, kernels::Stream(*pool));
+  if (!weights.ok()) return InFolder(weights.status(), options.model);
+  auto runner_options = CommonOptions<CpuModelRunnerOptions>(options, folder, max_context_tokens);
+  runner_options.kv_cache_dtype = options.kv_cache_dtype;
+  runner_options.memory_budget_bytes = budget_bytes;
+  auto runner =
+      CpuModelRunner::Create(folder.config, *std::move(weights), runner_options, std::move(pool));
+  if (!runner.ok()) return runner.status();
+  return std::unique_ptr<ModelRunner>(*std::move(runner));
 }
 
 }  // namespace
@@ -136,24 +181,10 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateModelRunner(const ModelRunner
   if (!folder.ok()) return folder.status();
   const absl::StatusOr<int32_t> max_context_tokens = MaxContextTokens(options, folder->config);
   if (!max_context_tokens.ok()) return max_context_tokens.status();
-  const int64_t budget_bytes =
-      options.memory_budget_bytes > 0
-          ? options.memory_budget_bytes
-          : static_cast<int64_t>(kDefaultMemoryShare * static_cast<double>(AvailableMemoryBytes()));
-
-  const auto source = OpenSource(options, budget_bytes);
-  if (!source.ok()) return source.status();
-  const int threads = options.num_threads > 0
-                          ? options.num_threads
-                          : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  auto pool = std::make_unique<kernels::ThreadPool>(threads);
-  auto weights = LoadDecoderWeights(folder->config, **source, ShardSpec{}, kernels::Stream(*pool));
-  if (!weights.ok()) return InFolder(weights.status(), options.model);
-  auto runner = CpuModelRunner::Create(
-      folder->config, *std::move(weights),
-      RunnerOptions(options, *folder, *max_context_tokens, budget_bytes), std::move(pool));
-  if (!runner.ok()) return runner.status();
-  return std::unique_ptr<ModelRunner>(*std::move(runner));
+  const bool on_gpu = options.device == RunnerDevice::kCuda ||
+                      (options.device == RunnerDevice::kAuto && CudaBackendUsable());
+  return on_gpu ? CreateOnGpu(options, *folder, *max_context_tokens)
+                : CreateOnCpu(options, *folder, *max_context_tokens);
 }
 
 }  // namespace parallax

@@ -25,12 +25,19 @@ enum class LoadFormat {
   kDummy,  // random weights of config.json's shape: benchmarks without a checkpoint
 };
 
+enum class RunnerDevice {
+  kAuto,  // a GPU if there is one that the build can use
+  kCpu,
+  kCuda,
+};
+
 struct ModelRunnerOptions {
   /// A Hugging Face model folder, or "null" for NullModelRunner.
   std::string model;
   LoadFormat load_format = LoadFormat::kSafetensors;
   uint64_t dummy_seed = 0;
 
+  RunnerDevice device = RunnerDevice::kAuto;
   kernels::DType kv_cache_dtype = kernels::DType::kBFloat16;
   /// Threads of the CPU backend; 0 = one a hardware thread.
   int32_t num_threads = 0;
@@ -40,8 +47,12 @@ struct ModelRunnerOptions {
   int32_t max_num_batched_tokens = 512;
   /// KV pages; 0 = whatever the memory budget leaves, up to what max_num_seqs can use.
   int32_t num_kv_pages = 0;
-  /// For weights, activations, probe states and KV pages; 0 = 70 % of what is available.
+  /// For weights, activations, probe states and KV pages; 0 = 70 % of what is available on the
+  /// CPU, gpu_memory_utilization of all of a GPU's memory less what others hold.
   int64_t memory_budget_bytes = 0;
+  double gpu_memory_utilization = 0.9;
+  /// See CudaModelRunnerOptions.
+  std::string gpu_plan_file;
   /// Token ids from here on are never sampled (the tokenizer's size); 0 = vocab_size.
   int32_t token_limit = 0;
   /// Bit i % 32 of word i / 32 allows id i to be sampled: for tokenizers with holes. Empty = all.

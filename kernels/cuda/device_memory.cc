@@ -22,8 +22,6 @@ DeviceMemoryInfo ReadDeviceMemoryInfo() {
   return info;
 }
 
-void SetDevice(int index) { CheckCuda(cudaSetDevice(index), "device", "cudaSetDevice"); }
-
 int DeviceCount() {
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;

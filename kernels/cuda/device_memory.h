@@ -23,9 +23,6 @@ struct DeviceMemoryInfo {
 // Of the current device.
 DeviceMemoryInfo ReadDeviceMemoryInfo();
 
-// Makes `index` the calling thread's current device: what DeviceBuffer and streams are made on.
-void SetDevice(int index);
-
 // How many GPUs this process can use; 0 without a driver.
 int DeviceCount();
 

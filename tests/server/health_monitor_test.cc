@@ -55,7 +55,8 @@ TEST(HealthMonitorTest, SeesAStuckEngineAndItsRecovery) {
   Announcements announcements;
   const Logger logger(LogLevel::kError);
   HealthMonitor monitor(
-      &engine, absl::Milliseconds(40), [&](bool serving) { announcements.Add(serving); }, &logger);
+      &engine, absl::Milliseconds(40), [&](bool serving) { announcements.Add(serving); }, {},
+      &logger);
   EXPECT_EQ(announcements.Await(1), std::vector<bool>({true}));
 
   EngineStats stuck;
@@ -75,12 +76,32 @@ TEST(HealthMonitorTest, RefreshAnnouncesAtOnceAndOnlyChanges) {
   Announcements announcements;
   const Logger logger(LogLevel::kError);
   HealthMonitor monitor(
-      &engine, absl::Hours(1), [&](bool serving) { announcements.Add(serving); }, &logger);
+      &engine, absl::Hours(1), [&](bool serving) { announcements.Add(serving); }, {}, &logger);
   monitor.Refresh();
   engine.BeginDrain();
   monitor.Refresh();
   monitor.Refresh();
   EXPECT_EQ(announcements.Await(2), std::vector<bool>({true, false}));
+}
+
+TEST(HealthMonitorTest, TellsOfABrokenEngineOnce) {
+  FakeEngine engine;
+  Announcements announcements;
+  const Logger logger(LogLevel::kError);
+  int told = 0;
+  HealthMonitor monitor(
+      &engine, absl::Hours(1), [&](bool serving) { announcements.Add(serving); },
+      [&] {
+        ++told;
+        EXPECT_EQ(announcements.Await(2), std::vector<bool>({true, false}));
+      },
+      &logger);
+  EngineStats broken;
+  broken.health = absl::InternalError("step 7: cudaErrorIllegalAddress");
+  engine.SetStats(broken);
+  monitor.Refresh();
+  monitor.Refresh();
+  EXPECT_EQ(told, 1);
 }
 
 }  // namespace

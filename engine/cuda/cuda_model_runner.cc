@@ -1,0 +1,501 @@
+#include "engine/cuda/cuda_model_runner.h"
+
+#include <algorithm>
+#include <new>
+#include <span>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/cuda/plan_file.h"
+#include "engine/runner/batch_validation.h"
+#include "engine/runner/memory_plan.h"
+#include "kernels/check.h"
+#include "kernels/cuda/kv_cache_write.h"
+#include "kernels/cuda/parallax_decode.h"
+
+namespace parallax {
+
+using kernels::SampleResult;
+using kernels::SampleStatus;
+using kernels::cuda::DeviceBuffer;
+using kernels::cuda::DeviceSamplingRow;
+using kernels::cuda::PinnedBuffer;
+
+namespace {
+
+// Prompt rows whose logits are computed at once, when max_num_seqs is less.
+constexpr int kMinLogitsRows = 64;
+// What the driver keeps for a captured graph of a step, generously.
+constexpr int64_t kGraphBytesPerBucket = int64_t{8} << 20;
+
+static_assert(SamplingParams::kMaxLogprobs <= kernels::kMaxTopLogprobs);
+static_assert(kPageTokens == kernels::kPageSize);
+
+int32_t WidestWindow(const std::vector<int32_t>& layer_windows) {
+  const auto [least, most] = std::minmax_element(layer_windows.begin(), layer_windows.end());
+  return *least == 0 ? 0 : *most;
+}
+
+absl::Status CheckOption(const char* option, int64_t value, int64_t most) {
+  if (value > 0 && value <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(option, " = ", value, ": must be from 1 to ", most, " on a GPU"));
+}
+
+absl::Status CheckOptions(const ModelConfig& config, const CudaModelRunnerOptions& options) {
+  for (const absl::Status& status :
+       {CheckOption("max_context_tokens", options.max_context_tokens, 1 << 24),
+        CheckOption("max_num_seqs", options.max_num_seqs, kernels::cuda::kMaxDecodeBatch),
+        CheckOption("max_num_batched_tokens", options.max_num_batched_tokens, 1 << 20),
+        CheckOption("token_limit", options.token_limit, config.vocab_size)}) {
+    if (!status.ok()) return status;
+  }
+  if (options.max_num_batched_tokens < options.max_num_seqs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_num_batched_tokens = ", options.max_num_batched_tokens,
+                     ": must be at least max_num_seqs, ", options.max_num_seqs));
+  }
+  if (config.head_dim != 64 && config.head_dim != 128) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "head_dim = ", config.head_dim, ": the GPU's attention serves 64 and 128; use the CPU"));
+  }
+  return absl::OkStatus();
+}
+
+int32_t AppendTop(const SampleResult& sampled, StepResult& result) {
+  const auto begin = static_cast<int32_t>(result.top_ids.size());
+  for (int i = 0; i < sampled.top_count; ++i) {
+    result.top_ids.push_back(sampled.top[i].token);
+    result.top_logprobs.push_back(sampled.top[i].logprob);
+  }
+  return begin;
+}
+
+}  // namespace
+
+CudaModelRunner::CudaModelRunner(const ModelConfig& config, const CudaModelRunnerOptions& options,
+                                 const kernels::cuda::DeviceProperties& device)
+    : config_(config),
+      options_(options),
+      device_(device),
+      stream_(device.index),
+      cost_model_(config),
+      max_blocks_(PagesForTokens(options.max_context_tokens)),
+      max_logits_rows_(std::max(options.max_num_seqs, kMinLogitsRows)) {}
+
+absl::StatusOr<std::unique_ptr<CudaModelRunner>> CudaModelRunner::Create(
+    const ModelConfig& config, TensorSource& source, const CudaModelRunnerOptions& options) {
+  if (auto status = CheckOptions(config, options); !status.ok()) return status;
+  if (kernels::cuda::DeviceCount() == 0) {
+    return absl::FailedPreconditionError("no GPU is visible to CUDA: is its driver loaded?");
+  }
+  try {
+    const auto device = kernels::cuda::ReadDeviceProperties(0);
+    if (!device.is_hopper()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(device.name, " has compute capability ", device.compute_capability / 10, ".",
+                       device.compute_capability % 10, "; the GPU backend needs 9.0 (Hopper)"));
+    }
+    std::unique_ptr<CudaModelRunner> runner(new CudaModelRunner(config, options, device));
+    if (auto status = runner->Prepare(source); !status.ok()) return status;
+    return runner;
+  } catch (const kernels::KernelError& error) {
+    return absl::InternalError(absl::StrCat("preparing the GPU: ", error.what()));
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of host memory while preparing the GPU backend");
+  }
+}
+
+absl::Status CudaModelRunner::Prepare(TensorSource& source) {
+  if (auto status = PlanMemory(); !status.ok()) return status;
+  auto weights = LoadDeviceWeights(config_, source, stream_.stream());
+  if (!weights.ok()) return weights.status();
+  weights_ = *std::move(weights);
+  try {
+    AllocateSteps();
+    AllocatePages();
+  } catch (const kernels::KernelError& error) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(error.what(),
+                     ": lower the share of GPU memory, the number of sequences or "
+                     "the batched tokens"));
+  }
+  TuneLinearLayers();
+  CaptureDecodeGraphs();
+  Describe();
+  Rehearse();
+  return absl::OkStatus();
+}
+
+CudaDecoderOptions CudaModelRunner::DecoderOptions() const {
+  return {.max_tokens = options_.max_num_batched_tokens,
+          .max_logits_rows = max_logits_rows_,
+          .max_context_tokens = options_.max_context_tokens};
+}
+
+SamplerMemoryOptions CudaModelRunner::SamplerOptions() const {
+  return {.max_num_seqs = options_.max_num_seqs,
+          .max_context_tokens = options_.max_context_tokens,
+          .max_rows = max_logits_rows_,
+          .vocab_size = config_.vocab_size,
+          .token_limit = options_.token_limit,
+          .token_mask = options_.token_mask,
+          .eos_token_ids = options_.eos_token_ids};
+}
+
+StepShape CudaModelRunner::LargestShape() const {
+  return {.tokens = options_.max_num_batched_tokens,
+          .sequences = options_.max_num_seqs,
+          .logits_rows = options_.max_num_seqs,
+          .samples = options_.max_num_seqs,
+          .scored_rows = options_.max_num_batched_tokens,
+          .page_copies = options_.max_num_seqs};
+}
+
+int64_t CudaModelRunner::StepMemoryBytes() const {
+  const StepShape largest = LargestShape();
+  return static_cast<int64_t>(StepLayout(largest).size +
+                              sizeof(int32_t) * options_.max_num_seqs * max_blocks_ +
+                              sizeof(SampleResult) * (largest.scored_rows + largest.samples));
+}
+
+absl::Status CudaModelRunner::PlanMemory() {
+  const kernels::cuda::DeviceMemoryInfo memory = kernels::cuda::ReadDeviceMemoryInfo();
+  const CudaDecoderMemory decoder = CudaDecoder::MemoryFor(config_, DecoderOptions(), device_);
+  const auto buckets = static_cast<int64_t>(DecodeBuckets(options_.max_num_seqs).size());
+  stats_.weight_bytes = DeviceWeightBytes(config_);
+  stats_.activation_bytes =
+      decoder.activations + SamplerMemory::BytesFor(SamplerOptions(), device_) + StepMemoryBytes();
+  stats_.probe_state_bytes = decoder.probe_states;
+  stats_.graph_bytes = buckets * kGraphBytesPerBucket;
+  stats_.peak_bytes_per_second = kernels::cuda::PeakBytesPerSecond(device_.index);
+
+  const kernels::cuda::PagedKvCache layout{.num_kv_heads = static_cast<int>(config_.num_kv_heads),
+                                           .head_dim = static_cast<int>(config_.head_dim)};
+  limits_.page_bytes =
+      layout.page_elements() * static_cast<int64_t>(sizeof(__nv_bfloat16)) * config_.num_layers;
+  // What other processes, and this one's context, hold counts as used up.
+  const auto taken = static_cast<int64_t>(memory.total_bytes - memory.free_bytes);
+  const auto share =
+      static_cast<int64_t>(options_.memory_utilization * static_cast<double>(memory.total_bytes));
+  const absl::StatusOr<int32_t> num_pages = PlanKvPages({
+      .budget_bytes =
+          options_.memory_budget_bytes > 0 ? options_.memory_budget_bytes : share - taken,
+      .num_pages = options_.num_pages,
+      .weight_bytes = stats_.weight_bytes,
+      .activation_bytes = stats_.activation_bytes + stats_.graph_bytes,
+      .probe_state_bytes = stats_.probe_state_bytes,
+      .page_bytes = limits_.page_bytes,
+      .max_context_tokens = options_.max_context_tokens,
+      .max_num_seqs = options_.max_num_seqs,
+  });
+  if (!num_pages.ok()) {
+    return absl::Status(num_pages.status().code(),
+                        absl::StrCat("GPU memory: ", num_pages.status().message()));
+  }
+  limits_.num_pages = *num_pages;
+  stats_.kv_cache_bytes = limits_.page_bytes * limits_.num_pages;
+  return absl::OkStatus();
+}
+
+void CudaModelRunner::AllocateSteps() {
+  decoder_ = std::make_unique<CudaDecoder>(config_, *weights_, DecoderOptions(), device_,
+                                           communicator_, stream_.stream());
+  sampler_ = std::make_unique<SamplerMemory>(SamplerOptions(), device_, stream_);
+  slots_.resize(options_.max_num_seqs);
+  const StepShape largest = LargestShape();
+  const size_t block_bytes = StepLayout(largest).size;
+  const size_t table_bytes = sizeof(int32_t) * options_.max_num_seqs * max_blocks_;
+  const size_t result_bytes = sizeof(SampleResult) * (largest.scored_rows + largest.samples);
+  block_ = DeviceBuffer(block_bytes, "step inputs");
+  block_tables_ = DeviceBuffer(table_bytes, "block tables");
+  results_on_device_ = DeviceBuffer(result_bytes, "step results");
+  for (Flight& flight : flights_) {
+    flight.block = PinnedBuffer(block_bytes, "step inputs");
+    flight.block_tables = PinnedBuffer(table_bytes, "block tables");
+    flight.results = PinnedBuffer(result_bytes, "step results");
+  }
+}
+
+void CudaModelRunner::AllocatePages() {
+  for (int64_t i = 0; i < config_.num_layers; ++i) {
+    kernels::cuda::PagedKvCache& cache = caches_.emplace_back();
+    cache.num_pages = limits_.num_pages;
+    cache.num_kv_heads = static_cast<int>(config_.num_kv_heads);
+    cache.head_dim = static_cast<int>(config_.head_dim);
+    pages_.emplace_back(sizeof(__nv_bfloat16) * cache.num_pages * cache.page_elements(),
+                        "KV pages in GPU memory");
+    cache.data = pages_.back().as<__nv_bfloat16>();
+  }
+}
+
+void CudaModelRunner::TuneLinearLayers() {
+  decoder_->TuneLinearLayers(ReadPlanFile(options_.plan_file));
+  WritePlanFile(options_.plan_file, decoder_->SerializedPlans());
+}
+
+// Each bucket runs once before it is captured, on padding alone: what the runtime and the ops
+// do at a first launch must not happen within a capture.
+void CudaModelRunner::CaptureDecodeGraphs() {
+  const size_t free_before = kernels::cuda::ReadDeviceMemoryInfo().free_bytes;
+  const ForwardBatch padding;
+  for (const int bucket : DecodeBuckets(options_.max_num_seqs)) {
+    const StepShape shape = DecodeShape(bucket);
+    Upload(padding, shape, /*all_logits=*/true, flights_[0]);
+    EnqueueDecode(shape);
+    stream_.Synchronize();
+    decode_graphs_.emplace(
+        bucket, kernels::cuda::Graph::Capture(stream_.stream(), [&] { EnqueueDecode(shape); }));
+  }
+  stream_.Synchronize();
+  const size_t free_after = kernels::cuda::ReadDeviceMemoryInfo().free_bytes;
+  stats_.graph_bytes = static_cast<int64_t>(free_before - std::min(free_before, free_after));
+}
+
+void CudaModelRunner::Describe() {
+  limits_.vocab_size = static_cast<int32_t>(config_.vocab_size);
+  limits_.max_context_tokens = options_.max_context_tokens;
+  limits_.sliding_window = WidestWindow(config_.layer_windows);
+  limits_.max_num_seqs = options_.max_num_seqs;
+  limits_.max_num_batched_tokens = options_.max_num_batched_tokens;
+  limits_.max_steps_in_flight = kStepsInFlight;
+  limits_.probe_state_bytes = stats_.probe_state_bytes;
+
+  description_.name = options_.name;
+  description_.architecture = config_.architecture;
+  description_.weight_dtype = "bfloat16";
+  description_.kv_dtype = "bfloat16";
+  description_.device = device_.name;
+  description_.num_parameters = weights_->num_parameters;
+  description_.weight_bytes = stats_.weight_bytes;
+  description_.num_layers = static_cast<int32_t>(config_.num_layers);
+  description_.num_heads = static_cast<int32_t>(config_.num_heads);
+  description_.num_kv_heads = static_cast<int32_t>(config_.num_kv_heads);
+  description_.head_dim = static_cast<int32_t>(config_.head_dim);
+  description_.hidden_size = static_cast<int32_t>(config_.hidden_size);
+  description_.probe = config_.has_probe;
+}
+
+// One prompt through the ops that only eager steps use, so that a shape they cannot serve, or a
+// library that is missing, shows now and not in the first request.
+void CudaModelRunner::Rehearse() {
+  ForwardBatch batch;
+  const int tokens = std::min({options_.max_num_batched_tokens, options_.max_context_tokens,
+                               static_cast<int32_t>(kPageTokens)});
+  for (int i = 0; i < tokens; ++i) {
+    batch.token_ids.push_back(0);
+    batch.positions.push_back(i);
+    batch.slot_mapping.push_back(i);
+  }
+  batch.sequence_slots = {0};
+  batch.query_start = {0, tokens};
+  batch.context_len = {tokens};
+  batch.block_tables = {0};
+  batch.block_table_stride = 1;
+  batch.logits_rows = {tokens - 1};
+  batch.samples = {{.logits_index = 0, .slot = 0, .output_position = 0}};
+  slots_[0].attached = true;
+  slots_[0].row.slot = -1;
+  RunStep(batch, flights_[0]);
+  flights_[0].ended.Synchronize();
+  slots_[0] = {};
+  stats_.eager_steps = {};
+}
+
+absl::Status CudaModelRunner::Launch(const ForwardBatch& batch) {
+  if (launched_ - collected_ == kStepsInFlight) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("more than ", kStepsInFlight, " steps in flight"));
+  }
+  if (auto status = ValidateBatch(batch, limits_); !status.ok()) return status;
+  try {
+    return LaunchChecked(batch);
+  } catch (const kernels::KernelError& error) {
+    return absl::InternalError(absl::StrCat("step ", batch.step_id, ": ", error.what()));
+  }
+}
+
+absl::Status CudaModelRunner::LaunchChecked(const ForwardBatch& batch) {
+  if (batch.block_table_stride > max_blocks_ ||
+      static_cast<int32_t>(batch.page_copies.size()) > options_.max_num_seqs) {
+    return absl::InternalError(
+        absl::StrCat("step ", batch.step_id, ": block_table_stride = ", batch.block_table_stride,
+                     ", page_copies.size() = ", batch.page_copies.size(), " exceed ", max_blocks_,
+                     " and ", options_.max_num_seqs));
+  }
+  const int index = static_cast<int>(launched_ % kStepsInFlight);
+  sampler_->BeginStep(index);
+  UpdateSlots(batch);
+  for (const SampleTask& task : batch.samples) {
+    if (!slots_[task.slot].attached) {
+      return absl::InternalError(absl::StrCat("sampling slot ", task.slot, " is not attached"));
+    }
+  }
+  RunStep(batch, flights_[index]);
+  for (const SampleTask& task : batch.samples) slots_[task.slot].known_token = kTokenFromSlot;
+  ++launched_;
+  return absl::OkStatus();
+}
+
+void CudaModelRunner::UpdateSlots(const ForwardBatch& batch) {
+  for (const int32_t slot : batch.detached_slots) slots_[slot] = {};
+  for (const SlotAttach& attach : batch.attached_slots) {
+    slots_[attach.slot] = sampler_->Attach(attach);
+  }
+}
+
+// Enqueues everything of a step, from its inputs to its results.
+void CudaModelRunner::RunStep(const ForwardBatch& batch, Flight& flight) {
+  const kernels::Stream& stream = stream_.stream();
+  StepShape shape = ShapeOf(batch);
+  const bool graph = shape.decode_only() && shape.tokens > 0;
+  flight.step_id = batch.step_id;
+  flight.scored_rows = shape.scored_rows;
+  flight.samples = shape.samples;
+  flight.cost = cost_model_.CostOf(batch, graph);
+  flight.began.Record(stream);
+  if (graph) {
+    const auto& [bucket, captured] = *decode_graphs_.lower_bound(shape.tokens);
+    const int page_copies = shape.page_copies;
+    shape = DecodeShape(bucket);
+    shape.page_copies = page_copies;
+    Upload(batch, shape, /*all_logits=*/true, flight);
+    CopyPages(shape);
+    captured.Launch(stream);
+  } else {
+    Upload(batch, shape, /*all_logits=*/false, flight);
+    CopyPages(shape);
+    if (shape.tokens > 0) RunEagerly(batch, shape);
+  }
+  const size_t results = flight.scored_rows + flight.samples;
+  kernels::cuda::CopyToHost(flight.results.data(), results_on_device_.data(),
+                            results * sizeof(SampleResult), stream);
+  flight.ended.Record(stream);
+}
+
+void CudaModelRunner::Upload(const ForwardBatch& batch, const StepShape& shape, bool all_logits,
+                             Flight& flight) {
+  const kernels::Stream& stream = stream_.stream();
+  PackStep(batch, shape, all_logits, max_logits_rows_, slots_, flight.block.data());
+  kernels::cuda::CopyToDevice(block_.data(), flight.block.data(), StepLayout(shape).size, stream);
+  const size_t row_bytes = sizeof(int32_t) * batch.block_table_stride;
+  std::copy(batch.block_tables.begin(), batch.block_tables.end(),
+            flight.block_tables.as<int32_t>());
+  kernels::cuda::CopyRowsToDevice(block_tables_.data(), sizeof(int32_t) * max_blocks_,
+                                  flight.block_tables.data(), row_bytes, row_bytes,
+                                  batch.sequence_slots.size(), stream);
+}
+
+void CudaModelRunner::CopyPages(const StepShape& shape) {
+  if (shape.page_copies == 0) return;
+  const auto* const copies =
+      reinterpret_cast<const kernels::PageCopy*>(block_.data() + StepLayout(shape).page_copies);
+  kernels::cuda::CopyKvPages({copies, static_cast<size_t>(shape.page_copies)}, caches_,
+                             stream_.stream());
+}
+
+DeviceStep CudaModelRunner::Step() const {
+  return {.block = block_.data(),
+          .block_tables = block_tables_.as<const int32_t>(),
+          .max_blocks = max_blocks_,
+          .slot_tokens = sampler_->slot_tokens()};
+}
+
+void CudaModelRunner::EnqueueDecode(const StepShape& shape) {
+  decoder_->Forward(shape, Step(), caches_);
+  decoder_->LogitsOfRows(0, shape.tokens);
+  SampleRows(shape);
+}
+
+void CudaModelRunner::RunEagerly(const ForwardBatch& batch, const StepShape& shape) {
+  decoder_->Forward(shape, Step(), caches_);
+  ScorePrompts(batch, shape);
+  const auto* const rows =
+      reinterpret_cast<const int32_t*>(block_.data() + StepLayout(shape).logits_rows);
+  decoder_->LogitsOfGatheredRows({rows, static_cast<size_t>(shape.logits_rows)});
+  SampleRows(shape);
+}
+
+// Results 0 .. scored_rows - 1, in groups that fit the logits' memory.
+void CudaModelRunner::ScorePrompts(const ForwardBatch& batch, const StepShape& shape) {
+  const StepLayout layout(shape);
+  const auto* const rows =
+      reinterpret_cast<const DeviceSamplingRow*>(block_.data() + layout.score_rows);
+  kernels::cuda::SampleParams params = sampler_->Params();
+  params.logits = decoder_->logits();
+  params.logit_bias =
+      reinterpret_cast<const kernels::LogitBias*>(block_.data() + layout.score_bias);
+  size_t scored = 0;
+  for (const PromptLogprobTask& task : batch.prompt_logprobs) {
+    for (int32_t begin = 0; begin < task.count; begin += max_logits_rows_) {
+      const auto count = static_cast<size_t>(std::min(max_logits_rows_, task.count - begin));
+      decoder_->LogitsOfRows(task.first_row + begin, static_cast<int>(count));
+      params.rows = {rows + scored, count};
+      params.results = {results_on_device_.as<SampleResult>() + scored, count};
+      kernels::cuda::Sample(params, device_, stream_.stream());
+      scored += count;
+    }
+  }
+}
+
+// Results scored_rows .. scored_rows + samples - 1.
+void CudaModelRunner::SampleRows(const StepShape& shape) {
+  if (shape.samples == 0) return;
+  const auto* const rows =
+      reinterpret_cast<const DeviceSamplingRow*>(block_.data() + StepLayout(shape).sampling_rows);
+  const auto count = static_cast<size_t>(shape.samples);
+  kernels::cuda::SampleParams params = sampler_->Params();
+  params.logits = decoder_->logits();
+  params.rows = {rows, count};
+  params.results = {results_on_device_.as<SampleResult>() + shape.scored_rows, count};
+  kernels::cuda::Sample(params, device_, stream_.stream());
+}
+
+absl::StatusOr<const StepResult*> CudaModelRunner::Collect() {
+  if (launched_ == collected_) return absl::FailedPreconditionError("no step is in flight");
+  const Flight& flight = flights_[collected_ % kStepsInFlight];
+  try {
+    flight.ended.Synchronize();
+    NoteStep(flight);
+  } catch (const kernels::KernelError& error) {
+    return absl::InternalError(absl::StrCat("step ", flight.step_id, ": ", error.what()));
+  }
+  StepResult& result = results_[collected_ % results_.size()];
+  ReadResults(flight, result);
+  ++collected_;
+  return &result;
+}
+
+void CudaModelRunner::ReadResults(const Flight& flight, StepResult& result) const {
+  result.Clear();
+  result.step_id = flight.step_id;
+  const auto* sampled = flight.results.as<const SampleResult>();
+  for (int i = 0; i < flight.scored_rows; ++i, ++sampled) {
+    const bool scored = sampled->status == SampleStatus::kOk;
+    result.prompt_logprobs.push_back({.logprob = scored ? sampled->logprob : 0.0f,
+                                      .top_begin = AppendTop(*sampled, result),
+                                      .top_count = sampled->top_count,
+                                      .nan_logits = !scored});
+  }
+  for (int i = 0; i < flight.samples; ++i, ++sampled) {
+    if (sampled->status != SampleStatus::kOk) {
+      // As on the CPU: a row without a token is broken, whatever the reason.
+      result.samples.push_back({.nan_logits = true});
+      continue;
+    }
+    result.samples.push_back({.token = sampled->token,
+                              .logprob = sampled->logprob,
+                              .top_begin = AppendTop(*sampled, result),
+                              .top_count = sampled->top_count});
+  }
+}
+
+void CudaModelRunner::NoteStep(const Flight& flight) {
+  DeviceStats::Work& work = flight.cost.decode_only ? stats_.graph_replays : stats_.eager_steps;
+  ++work.steps;
+  work.seconds += 1e-3 * kernels::cuda::Event::ElapsedMilliseconds(flight.began, flight.ended);
+  work.bytes += flight.cost.bytes;
+  work.flops += flight.cost.flops;
+}
+
+}  // namespace parallax

@@ -1,0 +1,83 @@
+#include "server/metrics_device.h"
+
+#include <string>
+#include <utility>
+
+namespace parallax::server {
+namespace {
+
+constexpr std::array kUses = {"weights", "activations", "probe_states", "kv_cache", "graphs"};
+constexpr std::array kKinds = {"graph", "eager"};
+
+prometheus::MetricFamily Family(const char* name, const char* help, prometheus::MetricType type) {
+  prometheus::MetricFamily family;
+  family.name = name;
+  family.help = help;
+  family.type = type;
+  return family;
+}
+
+}  // namespace
+
+void DeviceMetrics::SetWork(const DeviceStats::Work& stats, Work* work) {
+  work->steps.Set(stats.steps);
+  work->nanoseconds.Set(static_cast<int64_t>(stats.seconds * 1e9));
+  work->kilobytes.Set(static_cast<int64_t>(stats.bytes * 1e-3));
+  work->gigaflops.Set(static_cast<int64_t>(stats.flops * 1e-9));
+}
+
+void DeviceMetrics::Set(const DeviceStats& stats) {
+  const std::array<int64_t, kNumUses> bytes = {stats.weight_bytes, stats.activation_bytes,
+                                               stats.probe_state_bytes, stats.kv_cache_bytes,
+                                               stats.graph_bytes};
+  for (int use = 0; use < kNumUses; ++use) memory_[use].Set(bytes[use]);
+  SetWork(stats.graph_replays, &work_[0]);
+  SetWork(stats.eager_steps, &work_[1]);
+  peak_bytes_per_second_.Set(static_cast<int64_t>(stats.peak_bytes_per_second));
+}
+
+void DeviceMetrics::Collect(const prometheus::ClientMetric& base,
+                            std::vector<prometheus::MetricFamily>* families) const {
+  if (memory_[0].value() == 0) return;  // no GPU
+  auto memory = Family("parallax:gpu_memory_bytes", "GPU memory reserved at start, by use.",
+                       prometheus::MetricType::Gauge);
+  for (int use = 0; use < kNumUses; ++use) {
+    prometheus::ClientMetric metric = base;
+    metric.label.push_back({"use", kUses[use]});
+    metric.gauge.value = static_cast<double>(memory_[use].value());
+    memory.metric.push_back(std::move(metric));
+  }
+  families->push_back(std::move(memory));
+
+  const auto add = [&](const char* name, const char* help, AtomicGauge Work::*number,
+                       double scale) {
+    auto family = Family(name, help, prometheus::MetricType::Counter);
+    for (int kind = 0; kind < kNumKinds; ++kind) {
+      prometheus::ClientMetric metric = base;
+      metric.label.push_back({"kind", kKinds[kind]});
+      metric.counter.value = scale * static_cast<double>((work_[kind].*number).value());
+      family.metric.push_back(std::move(metric));
+    }
+    families->push_back(std::move(family));
+  };
+  add("parallax:gpu_steps_total",
+      "Steps of the GPU, by kind: a replayed graph (decode), or eager (prefill, mixed).",
+      &Work::steps, 1.0);
+  add("parallax:gpu_step_seconds_total", "Time of the GPU in these steps.", &Work::nanoseconds,
+      1e-9);
+  add("parallax:gpu_step_bytes_total",
+      "Bytes these steps cannot do without: the weights once a step, keys and values read.",
+      &Work::kilobytes, 1e3);
+  add("parallax:gpu_step_flops_total", "Floating-point operations of the model in these steps.",
+      &Work::gigaflops, 1e9);
+
+  auto peak = Family("parallax:gpu_peak_bytes_per_second",
+                     "What the GPU's memory can move, by its clock and bus width.",
+                     prometheus::MetricType::Gauge);
+  prometheus::ClientMetric metric = base;
+  metric.gauge.value = static_cast<double>(peak_bytes_per_second_.value());
+  peak.metric.push_back(std::move(metric));
+  families->push_back(std::move(peak));
+}
+
+}  // namespace parallax::server

@@ -1,0 +1,207 @@
+// The GPU backend against the CPU's and against what the default model's training code computed.
+//
+// Tokens are compared where both sides compute the same mathematics in different precision, so
+// sequences are greedy and the model's own: its top two are rarely close.
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/runner/model_runner_factory.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/engine/runner/runner_driver.h"
+
+namespace parallax {
+namespace {
+
+using nlohmann::json;
+using testing::DrivenSequence;
+using testing::RunnerDriver;
+
+constexpr char kFolder[] = "models/parallax-stories-14m";
+
+std::unique_ptr<ModelRunner> Load(RunnerDevice device) {
+  ModelRunnerOptions options;
+  options.model = kFolder;
+  options.device = device;
+  options.max_num_seqs = 32;
+  options.num_kv_pages = 512;
+  auto runner = CreateModelRunner(options);
+  EXPECT_TRUE(runner.ok()) << runner.status();
+  return *std::move(runner);
+}
+
+// One GPU runner for all tests: it takes a second to make.
+ModelRunner& Gpu() {
+  static ModelRunner* const runner = Load(RunnerDevice::kCuda).release();
+  return *runner;
+}
+
+json Continuations() {
+  std::ifstream file(std::string(kFolder) + "/testdata/golden.json");
+  return json::parse(std::string(std::istreambuf_iterator<char>(file), {}))["continuations"];
+}
+
+std::vector<DrivenSequence> GreedySequences(const json& continuations) {
+  std::vector<DrivenSequence> sequences(continuations.size());
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    sequences[i].prompt = continuations[i]["prompt_ids"].get<std::vector<int32_t>>();
+    sequences[i].params.temperature = 0;
+  }
+  return sequences;
+}
+
+void AttachAll(std::vector<DrivenSequence>& sequences, RunnerDriver& driver) {
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    driver.Attach(sequences[i], static_cast<int32_t>(i));
+  }
+}
+
+void DetachAll(std::vector<DrivenSequence>& sequences, RunnerDriver& driver) {
+  for (DrivenSequence& sequence : sequences) driver.Detach(sequence);
+  driver.Step();
+}
+
+TEST(CudaModelRunner, ContinuesAsTheTrainingCodeDid) {
+  const json continuations = Continuations();
+  RunnerDriver driver(Gpu());
+  std::vector<DrivenSequence> sequences = GreedySequences(continuations);
+  AttachAll(sequences, driver);
+  for (bool unfinished = true; unfinished;) {
+    unfinished = false;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      if (sequences[i].generated.size() == continuations[i]["output_ids"].size()) continue;
+      driver.Add(sequences[i], sequences[i].length() - sequences[i].computed);
+      unfinished = true;
+    }
+    if (unfinished) driver.Step();
+  }
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    EXPECT_EQ(sequences[i].generated, continuations[i]["output_ids"].get<std::vector<int32_t>>())
+        << continuations[i]["prompt"];
+  }
+  DetachAll(sequences, driver);
+}
+
+// Input tokens that only the device knows, prompts in chunks beside sequences that decode.
+TEST(CudaModelRunner, TokensStayOnTheDevice) {
+  const json continuations = Continuations();
+  RunnerDriver driver(Gpu());
+  std::vector<DrivenSequence> sequences = GreedySequences(continuations);
+  AttachAll(sequences, driver);
+  constexpr size_t kTokens = 24;
+  for (int step = 0; step < 200; ++step) {
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      DrivenSequence& sequence = sequences[i];
+      const bool decodes = !sequence.generated.empty();
+      if (!decodes || sequence.generated.size() >= kTokens) continue;
+      driver.Add(sequence, 1, /*from_slot=*/true);
+    }
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      DrivenSequence& sequence = sequences[i];
+      const bool starts = step >= static_cast<int>(3 * i);
+      if (!starts || !sequence.generated.empty()) continue;
+      driver.Add(sequence, std::min(3, sequence.length() - sequence.computed));
+    }
+    if (driver.batch().num_tokens() > 0) driver.Step();
+  }
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    auto expected = continuations[i]["output_ids"].get<std::vector<int32_t>>();
+    expected.resize(std::min(expected.size(), kTokens));
+    std::vector<int32_t> generated = sequences[i].generated;
+    generated.resize(expected.size());
+    EXPECT_EQ(generated, expected) << continuations[i]["prompt"];
+  }
+  DetachAll(sequences, driver);
+}
+
+// Everything that sampling keeps per slot, and log-probabilities, as on the CPU.
+TEST(CudaModelRunner, SamplesAsTheCpuDoes) {
+  const json continuations = Continuations();
+  const auto prompt = continuations[0]["prompt_ids"].get<std::vector<int32_t>>();
+  std::vector<SamplingParams> cases(5);
+  for (SamplingParams& params : cases) {
+    params.temperature = 0;
+    params.max_tokens = 24;
+    params.logprobs = 3;
+  }
+  cases[1].repetition_penalty = 1.3f;
+  cases[2].frequency_penalty = 0.7f;
+  cases[2].presence_penalty = 0.4f;
+  cases[3].logit_bias = {{continuations[0]["output_ids"][2].get<int32_t>(), -100.0f}};
+  cases[4].min_tokens = 8;
+  cases[4].stop_token_ids = {continuations[0]["output_ids"][4].get<int32_t>()};
+  const auto generate = [&](ModelRunner& runner) {
+    RunnerDriver driver(runner);
+    std::vector<DrivenSequence> sequences;
+    for (const SamplingParams& params : cases) {
+      sequences.push_back({.prompt = prompt, .params = params});
+    }
+    AttachAll(sequences, driver);
+    std::vector<std::vector<StepResult>> results;
+    for (int step = 0; step < 24; ++step) {
+      for (DrivenSequence& sequence : sequences) {
+        driver.Add(sequence, sequence.length() - sequence.computed);
+      }
+      driver.Step();
+    }
+    DetachAll(sequences, driver);
+    return sequences;
+  };
+  const std::vector<DrivenSequence> on_gpu = generate(Gpu());
+  const std::unique_ptr<ModelRunner> cpu = Load(RunnerDevice::kCpu);
+  const std::vector<DrivenSequence> on_cpu = generate(*cpu);
+  for (size_t i = 0; i < cases.size(); ++i) {
+    EXPECT_EQ(on_gpu[i].generated, on_cpu[i].generated) << "case " << i;
+    for (size_t t = 0; t < on_gpu[i].samples.size(); ++t) {
+      EXPECT_NEAR(on_gpu[i].samples[t].logprob, on_cpu[i].samples[t].logprob, 0.05)
+          << "case " << i << ", token " << t;
+      EXPECT_EQ(on_gpu[i].samples[t].top_count, 3);
+    }
+  }
+}
+
+TEST(CudaModelRunner, ScoresPromptsAsTheCpuDoes) {
+  const json continuations = Continuations();
+  std::vector<int32_t> prompt;
+  for (const json& continuation : continuations) {
+    for (const json& id : continuation["output_ids"]) prompt.push_back(id.get<int32_t>());
+  }
+  prompt.resize(std::min<size_t>(prompt.size(), 300));  // several groups of logits rows
+  const auto score = [&](ModelRunner& runner) {
+    RunnerDriver driver(runner);
+    std::vector<DrivenSequence> sequences = {{.prompt = prompt}};
+    sequences[0].params.temperature = 0;
+    AttachAll(sequences, driver);
+    const auto count = static_cast<int32_t>(prompt.size());
+    driver.Add(sequences[0], count);
+    driver.ScorePrompt(sequences[0], 0, count - 1, /*top_k=*/2);
+    StepResult result = driver.Step();
+    DetachAll(sequences, driver);
+    return result;
+  };
+  const StepResult on_gpu = score(Gpu());
+  const StepResult on_cpu = score(*Load(RunnerDevice::kCpu));
+  ASSERT_EQ(on_gpu.prompt_logprobs.size(), on_cpu.prompt_logprobs.size());
+  for (size_t i = 0; i < on_gpu.prompt_logprobs.size(); ++i) {
+    const PromptLogprob& gpu = on_gpu.prompt_logprobs[i];
+    EXPECT_FALSE(gpu.nan_logits);
+    EXPECT_NEAR(gpu.logprob, on_cpu.prompt_logprobs[i].logprob, 0.15) << "row " << i;
+    ASSERT_EQ(gpu.top_count, 2);
+    EXPECT_GE(on_gpu.top_logprobs[gpu.top_begin], on_gpu.top_logprobs[gpu.top_begin + 1]);
+  }
+}
+
+TEST(CudaModelRunner, HasTwoStepsInFlight) {
+  EXPECT_EQ(Gpu().limits().max_steps_in_flight, 2);
+  const DeviceStats stats = Gpu().device_stats();
+  EXPECT_GT(stats.graph_replays.steps, 0);
+  EXPECT_GT(stats.eager_steps.steps, 0);
+  EXPECT_GT(stats.kv_cache_bytes, 0);
+}
+
+}  // namespace
+}  // namespace parallax
