@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""Measures parallax-server on a GPU, through gRPC, with parallax-loadgen.
+
+  measure.py --install DIR --out DIR [--only SCENARIO ...] [--seconds N]
+
+DIR of --install holds bin/parallax-server and bin/parallax-loadgen. A scenario is a server (a
+reference shape with random weights, its flags) and the loads that it is given one after the
+other. For each load the result holds loadgen's own report and what the server's /metrics counted
+meanwhile: time, bytes and flops of the GPU by kind of step, from which the utilisations follow.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+# name: (shape, server flags, [(load, loadgen flags)])
+LOADS = {
+    "one_stream": ["--concurrency=1", "--prompt_tokens=1024", "--output_tokens=256"],
+    "prompt_8k": ["--concurrency=1", "--prompt_tokens=8192", "--output_tokens=2"],
+    "streams_32": ["--concurrency=32", "--prompt_tokens=1024", "--output_tokens=1024"],
+    "streams_64_2k": ["--concurrency=64", "--prompt_tokens=1536", "--output_tokens=1024"],
+    "streams_128_2k": ["--concurrency=128", "--prompt_tokens=1536", "--output_tokens=1024"],
+}
+SCENARIOS = {
+    "0.6b": ("0.6b", [], ["one_stream", "streams_128_2k"]),
+    "1.7b": ("1.7b", [], ["one_stream", "prompt_8k", "streams_32", "streams_128_2k"]),
+    "8b": ("8b", ["--max-num-seqs=64"], ["one_stream", "streams_64_2k"]),
+    "0.6b-softmax": ("0.6b-softmax", [], ["one_stream", "streams_128_2k"]),
+    "1.7b-softmax": ("1.7b-softmax", [], ["one_stream", "streams_32", "streams_128_2k"]),
+    "8b-softmax": ("8b-softmax", ["--max-num-seqs=64"], ["one_stream", "streams_64_2k"]),
+}
+START_SECONDS = 90
+
+
+class Server:
+    def __init__(self, install: Path, out: Path, shape: str, flags: list[str]):
+        ready = out / f"{shape}.ready"
+        ready.unlink(missing_ok=True)
+        began = time.monotonic()
+        command = [
+            str(install / "bin/parallax-server"),
+            f"--model={HERE / 'shapes' / shape}",
+            "--load-format=dummy",
+            "--device=cuda",
+            "--listen=127.0.0.1:0",
+            "--admin-listen=127.0.0.1:0",
+            "--metrics-listen=127.0.0.1:0",
+            f"--ready-file={ready}",
+            f"--gpu-plan-file={out / (shape + '.plans')}",
+            "--max-num-seqs=128",
+            "--max-num-batched-tokens=2048",
+            *flags,
+        ]
+        self.log = open(out / f"{shape}.log", "w")
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
+        while not ready.exists():
+            if self.process.poll() is not None or time.monotonic() - began > START_SECONDS:
+                self.stop()
+                raise RuntimeError((out / f"{shape}.log").read_text())
+            time.sleep(0.02)
+        self.start_seconds = time.monotonic() - began
+        self.ports = json.loads(ready.read_text())
+
+    def metrics(self) -> dict[str, float]:
+        url = f"http://127.0.0.1:{self.ports['metrics_port']}/metrics"
+        text = urllib.request.urlopen(url, timeout=5).read().decode()
+        lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, value in lines}
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Of each thread, by number and name."""
+        ticks = os.sysconf("SC_CLK_TCK")
+        seconds = {}
+        for stat in Path(f"/proc/{self.process.pid}/task").glob("*/stat"):
+            name, fields = stat.read_text().split("(", 1)[1].rsplit(")", 1)
+            values = fields.split()
+            seconds[f"{name} {stat.parent.name}"] = (int(values[11]) + int(values[12])) / ticks
+        return seconds
+
+    def stop(self) -> int:
+        self.process.terminate()
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+def gpu_work(before: dict[str, float], after: dict[str, float]) -> dict:
+    """What the GPU did between two looks at /metrics, by kind of step."""
+    peak = next((v for k, v in after.items() if k.startswith("parallax:gpu_peak")), 0.0)
+    work = {}
+    for kind in ("graph", "eager"):
+        delta = {}
+        for name in ("steps", "step_seconds", "step_bytes", "step_flops"):
+            for key, value in after.items():
+                if key.startswith(f"parallax:gpu_{name}_total") and f'kind="{kind}"' in key:
+                    delta[name] = value - before.get(key, 0.0)
+        if not delta.get("steps"):
+            continue
+        seconds = delta["step_seconds"]
+        work[kind] = {
+            "steps": int(delta["steps"]),
+            "ms_per_step": 1e3 * seconds / delta["steps"],
+            "tb_per_s": 1e-12 * delta["step_bytes"] / seconds,
+            "of_peak_bandwidth": delta["step_bytes"] / seconds / peak if peak else None,
+            "tflop_per_s": 1e-12 * delta["step_flops"] / seconds,
+        }
+    return work
+
+
+def run_load(server: Server, install: Path, out: Path, name: str, load: str, seconds: float) -> dict:
+    before, cpu_before, began = server.metrics(), server.cpu_seconds(), time.monotonic()
+    result_file = out / f"{name}-{load}.json"
+    command = [
+        str(install / "bin/parallax-loadgen"),
+        "run",
+        f"--target=127.0.0.1:{server.ports['port']}",
+        f"--duration={seconds}",
+        f"--json={result_file}",
+        f"--label={name} {load}",
+        "--quiet",
+        *LOADS[load],
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+    elapsed = time.monotonic() - began
+    cpu = server.cpu_seconds()
+    busy = sorted(((v - cpu_before.get(k, 0.0)) / elapsed, k) for k, v in cpu.items())[-4:]
+    print(ran.stdout[-2500:], ran.stderr[-500:], flush=True)
+    return {
+        "load": load,
+        "flags": LOADS[load],
+        "gpu": gpu_work(before, server.metrics()),
+        "busiest_threads": [[k, round(v, 3)] for v, k in reversed(busy)],
+        "loadgen_exit": ran.returncode,
+        "loadgen": json.loads(result_file.read_text()) if result_file.exists() else None,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--install", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=list(SCENARIOS))
+    parser.add_argument("--seconds", type=float, default=10)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for name in args.only:
+        shape, flags, loads = SCENARIOS[name]
+        server = Server(args.install, args.out, shape, flags)
+        print(f"{name}: serving after {server.start_seconds:.1f} s", flush=True)
+        runs = [run_load(server, args.install, args.out, name, load, args.seconds) for load in loads]
+        status = server.stop()
+        results.append({"scenario": name, "start_seconds": server.start_seconds,
+                        "server_exit": status, "runs": runs})
+        for run in runs:
+            print(name, run["load"], json.dumps(run["gpu"]), run["busiest_threads"], flush=True)
+    (args.out / "gpu-server.json").write_text(json.dumps(results, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
