@@ -16,6 +16,11 @@ absl::Status CheckPositive(const char* option, double value) {
 }  // namespace
 
 absl::Status ValidateArrivalOptions(const ArrivalOptions& options) {
+  if (options.kind == ArrivalKind::kTrace) {
+    if (options.rate == 0.0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("rate: ", options.rate, ", but a trace says when its requests start"));
+  }
   if (absl::Status status = CheckPositive("rate", options.rate); !status.ok()) return status;
   if (options.kind == ArrivalKind::kGamma) return CheckPositive("burstiness", options.burstiness);
   if (options.kind != ArrivalKind::kRamp) return absl::OkStatus();
@@ -36,6 +41,7 @@ int64_t ArrivalProcess::NextNs() {
 double ArrivalProcess::NextGapSeconds() {
   const double mean = 1.0 / options_.rate;
   switch (options_.kind) {
+    case ArrivalKind::kTrace:  // excluded by the constructor's REQUIRES
     case ArrivalKind::kConstant:
       return mean;
     case ArrivalKind::kPoisson:

@@ -6,6 +6,7 @@
 //             1 = Poisson, above 1 smoother (variance of a gap = mean^2 / burstiness)
 //   ramp      constant spacing at a rate that goes linearly from `rate` to `rate_end` over
 //             `ramp_seconds` and stays there
+//   trace     at the timestamps of a trace, once through; not this class's work
 //
 // Thread safety: none.
 #ifndef PARALLAX_BENCH_SERVER_LOADGEN_ARRIVAL_PROCESS_H_
@@ -18,11 +19,11 @@
 
 namespace parallax::loadgen {
 
-enum class ArrivalKind { kConstant, kPoisson, kGamma, kRamp };
+enum class ArrivalKind { kConstant, kPoisson, kGamma, kRamp, kTrace };
 
 struct ArrivalOptions {
   ArrivalKind kind = ArrivalKind::kPoisson;
-  double rate = 1.0;          // requests a second, > 0
+  double rate = 1.0;          // requests a second, > 0; trace: 0
   double rate_end = 1.0;      // ramp only, > 0
   double ramp_seconds = 0.0;  // ramp only, > 0
   double burstiness = 1.0;    // gamma only, > 0
@@ -33,7 +34,7 @@ absl::Status ValidateArrivalOptions(const ArrivalOptions& options);
 
 class ArrivalProcess {
  public:
-  /// REQUIRES: ValidateArrivalOptions(options) is OK.
+  /// REQUIRES: ValidateArrivalOptions(options) is OK, the kind is not kTrace.
   ArrivalProcess(const ArrivalOptions& options, uint64_t seed);
 
   /// Nanoseconds from the start to the next request; never decreases.

@@ -2,6 +2,7 @@
 
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <vector>
 
 #include "absl/flags/flag.h"
@@ -24,7 +25,8 @@ ABSL_FLAG(std::string, metrics, "",
 
 ABSL_FLAG(int32_t, concurrency, 0, "closed loop: this many streams at all times");
 ABSL_FLAG(double, rate, 0.0, "open loop: requests a second");
-ABSL_FLAG(std::string, arrival, "poisson", "open loop: constant, poisson, gamma or ramp");
+ABSL_FLAG(std::string, arrival, "poisson",
+          "open loop: constant, poisson, gamma, ramp, or trace (at the times of --trace)");
 ABSL_FLAG(double, burstiness, 1.0, "gamma: shape of the gaps; below 1 burstier than Poisson");
 ABSL_FLAG(double, rate_end, 0.0, "ramp: requests a second at its end");
 ABSL_FLAG(double, ramp_seconds, 0.0, "ramp: its length");
@@ -38,7 +40,7 @@ ABSL_FLAG(double, max_lag_ms, 20.0, "refuse the result if the client's own p99 l
 ABSL_FLAG(std::string, prompt_tokens, "128",
           "N, uniform:MIN:MAX or lognormal:MEDIAN:SIGMA:MIN:MAX (grid: several, comma-separated)");
 ABSL_FLAG(std::string, output_tokens, "128", "likewise");
-ABSL_FLAG(std::string, trace, "", "JSONL file to replay instead");
+ABSL_FLAG(std::string, trace, "", "JSONL file whose lengths, or prompts, are replayed instead");
 ABSL_FLAG(double, shared_prefix_share, 0.0, "share of requests that start with a common prefix");
 ABSL_FLAG(int32_t, shared_prefix_tokens, 0, "its length");
 ABSL_FLAG(int32_t, shared_prefix_groups, 1, "how many different common prefixes");
@@ -53,6 +55,8 @@ ABSL_FLAG(double, good_share, 0.99, "search: share of requests that must meet th
 ABSL_FLAG(double, resolution, 0.05, "search: relative width at which to stop");
 
 ABSL_FLAG(std::string, label, "", "name of the run in its result");
+ABSL_FLAG(std::vector<std::string>, annotate, {},
+          "NAME=VALUE,... copied into the result: commit, machine");
 ABSL_FLAG(std::string, json, "", "result file");
 ABSL_FLAG(std::string, csv, "", "file to append a line to");
 ABSL_FLAG(bool, quiet, false, "no progress line");
@@ -85,8 +89,9 @@ absl::StatusOr<ArrivalKind> ParseArrival(const std::string& name) {
   if (name == "poisson") return ArrivalKind::kPoisson;
   if (name == "gamma") return ArrivalKind::kGamma;
   if (name == "ramp") return ArrivalKind::kRamp;
+  if (name == "trace") return ArrivalKind::kTrace;
   return absl::InvalidArgumentError(
-      absl::StrCat("--arrival: \"", name, "\" is not constant, poisson, gamma or ramp"));
+      absl::StrCat("--arrival: \"", name, "\" is not constant, poisson, gamma, ramp or trace"));
 }
 
 absl::StatusOr<std::string> ReadToken(const std::string& path) {
@@ -101,9 +106,12 @@ absl::StatusOr<RunOptions> RunFlags(Command command) {
   RunOptions run;
   run.concurrency = absl::GetFlag(FLAGS_concurrency);
   const double rate = absl::GetFlag(FLAGS_rate);
-  if (rate != 0.0 || command == Command::kSearch) {
-    absl::StatusOr<ArrivalKind> kind = ParseArrival(absl::GetFlag(FLAGS_arrival));
-    if (!kind.ok()) return kind.status();
+  absl::StatusOr<ArrivalKind> kind = ParseArrival(absl::GetFlag(FLAGS_arrival));
+  if (!kind.ok()) return kind.status();
+  if (command == Command::kSearch && (rate != 0.0 || *kind == ArrivalKind::kTrace)) {
+    return absl::InvalidArgumentError("--rate, --arrival=trace: a search chooses the rates");
+  }
+  if (rate != 0.0 || command == Command::kSearch || *kind == ArrivalKind::kTrace) {
     run.arrivals = ArrivalOptions{.kind = *kind,
                                   .rate = rate,
                                   .rate_end = absl::GetFlag(FLAGS_rate_end),
@@ -133,6 +141,20 @@ WorkloadOptions WorkloadFlags() {
           .seed = absl::GetFlag(FLAGS_seed)};
 }
 
+absl::StatusOr<std::map<std::string, std::string>> ParseAnnotations(
+    const std::vector<std::string>& pairs) {
+  std::map<std::string, std::string> annotations;
+  for (const std::string& pair : pairs) {
+    const size_t equals = pair.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--annotate: \"", pair, "\" is not NAME=VALUE"));
+    }
+    annotations[pair.substr(0, equals)] = pair.substr(equals + 1);
+  }
+  return annotations;
+}
+
 absl::StatusOr<ExperimentOptions> ExperimentFlags(Command command) {
   ExperimentOptions options;
   options.channel.target = absl::GetFlag(FLAGS_target);
@@ -148,6 +170,10 @@ absl::StatusOr<ExperimentOptions> ExperimentFlags(Command command) {
   options.connections = absl::GetFlag(FLAGS_connections);
   options.metrics_address = absl::GetFlag(FLAGS_metrics);
   options.label = absl::GetFlag(FLAGS_label);
+  absl::StatusOr<std::map<std::string, std::string>> annotations =
+      ParseAnnotations(absl::GetFlag(FLAGS_annotate));
+  if (!annotations.ok()) return annotations.status();
+  options.annotations = *annotations;
   absl::StatusOr<RunOptions> run = RunFlags(command);
   if (!run.ok()) return run.status();
   options.run = *run;

@@ -1,6 +1,7 @@
 #include "bench/server/loadgen/experiment.h"
 
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -44,6 +45,8 @@ const char* ArrivalName(ArrivalKind kind) {
       return "gamma";
     case ArrivalKind::kRamp:
       return "ramp";
+    case ArrivalKind::kTrace:
+      return "trace";
   }
   return "";
 }
@@ -55,6 +58,8 @@ nlohmann::json OptionsToJson(const ExperimentOptions& options) {
   nlohmann::json json = {{"connections", options.connections},
                          {"warmup_seconds", options.run.warmup_seconds},
                          {"duration_seconds", options.run.duration_seconds},
+                         {"drain_seconds", options.run.drain_seconds},
+                         {"max_lag_ms", options.run.max_lag_ms},
                          {"max_requests", options.run.max_requests},
                          {"prompt_tokens", workload.prompt_tokens},
                          {"output_tokens", workload.output_tokens},
@@ -64,6 +69,11 @@ nlohmann::json OptionsToJson(const ExperimentOptions& options) {
                          {"cancel_share", workload.cancel_share},
                          {"trace_file", workload.trace_file},
                          {"seed", workload.seed}};
+  if (options.run.slo.any()) {
+    json["slo_ms"] = {{"ttft", options.run.slo.ttft_ms},
+                      {"tpot", options.run.slo.tpot_ms},
+                      {"e2e", options.run.slo.e2e_ms}};
+  }
   if (options.run.concurrency > 0) json["concurrency"] = options.run.concurrency;
   if (options.run.arrivals.has_value()) {
     const ArrivalOptions& arrivals = *options.run.arrivals;
@@ -113,6 +123,11 @@ absl::StatusOr<nlohmann::json> Experiment::Run(
   absl::StatusOr<Workload> workload =
       Workload::Create(options.workload, vocab_size_, max_context_tokens_);
   if (!workload.ok()) return workload.status();
+  const std::optional<ArrivalOptions>& arrivals = options.run.arrivals;
+  if (arrivals.has_value() && arrivals->kind == ArrivalKind::kTrace &&
+      !workload->has_timed_trace()) {
+    return absl::InvalidArgumentError("arrival: trace, but there is no trace with timestamps");
+  }
 
   RunIdentity identity;
   identity.label = options.label;
@@ -120,6 +135,7 @@ absl::StatusOr<nlohmann::json> Experiment::Run(
   identity.target = options.channel.target;
   identity.model = model_;
   identity.options = OptionsToJson(options);
+  identity.annotations = options.annotations;
 
   absl::StatusOr<MetricSamples> before = MetricSamples();
   if (!options.metrics_address.empty()) before = ScrapeMetrics(options.metrics_address);

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,6 +25,7 @@ struct ExperimentOptions {
   int32_t connections = 4;
   std::string metrics_address;  // "host:port"; empty = do not scrape
   std::string label;
+  std::map<std::string, std::string> annotations;  // copied into the result: commit, machine, ...
   RunOptions run;
   WorkloadOptions workload;
 };
@@ -40,6 +42,9 @@ class Experiment {
   /// result document of ResultToJson.
   absl::StatusOr<nlohmann::json> Run(const ExperimentOptions& options,
                                      const std::function<void(const Progress&)>& on_progress);
+
+  /// The server's model, as it stands in a result file.
+  const nlohmann::json& model() const { return model_; }
 
   /// Makes the run in progress, and all later ones, return CANCELLED.
   void RequestStop();

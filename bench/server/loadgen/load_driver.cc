@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <limits>
+#include <tuple>
 #include <unordered_map>
 #include <utility>
 
@@ -16,7 +18,10 @@ namespace parallax::loadgen {
 namespace {
 
 constexpr int64_t kSecondNs = 1'000'000'000;
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 constexpr double kLagQuantile = 0.99;
+// Arrivals and the workload must not be drawn from the same numbers.
+constexpr uint64_t kArrivalSeed = 0x5ca1ab1e;
 
 int64_t Nanoseconds(double seconds) { return static_cast<int64_t>(seconds * 1e9); }
 
@@ -67,8 +72,8 @@ class LoadDriver::Impl {
     for (const std::shared_ptr<grpc::Channel>& channel : channels) {
       stubs_.push_back(v1::InferenceService::NewStub(channel));
     }
-    if (options_.arrivals.has_value() && !workload_.has_timed_trace()) {
-      arrivals_.emplace(*options_.arrivals, workload_seed_);
+    if (options_.arrivals.has_value() && options_.arrivals->kind != ArrivalKind::kTrace) {
+      arrivals_.emplace(*options_.arrivals, workload_.seed() ^ kArrivalSeed);
     }
   }
 
@@ -85,8 +90,6 @@ class LoadDriver::Impl {
   int64_t NextIntendedNs();
   Progress Snapshot(int64_t now_ns);
   absl::StatusOr<RunResult> Finish(double window_seconds);
-
-  static constexpr uint64_t workload_seed_ = 0x5ca1ab1e;
 
   const RunOptions options_;
   Workload workload_;
@@ -137,20 +140,22 @@ absl::StatusOr<RunResult> LoadDriver::Impl::Run(
   }
   event_lag_.Start();
   SendUntil(window_end_ns, on_progress);
-  const int64_t sent_ns = std::min(NowNs(), window_end_ns);
-  Drain(NowNs() + Nanoseconds(options_.drain_seconds));
+  // With nothing left to send, the window closes when the last stream has ended.
+  Drain(std::max(NowNs(), MaySend() ? 0 : window_end_ns) + Nanoseconds(options_.drain_seconds));
+  const int64_t closed_ns = MaySend() ? window_end_ns : std::min(NowNs(), window_end_ns);
   event_lag_.Stop();
-  return Finish(static_cast<double>(sent_ns - window_begin_ns) / 1e9);
+  return Finish(static_cast<double>(closed_ns - window_begin_ns) / 1e9);
 }
 
 bool LoadDriver::Impl::MaySend() const {
-  return options_.max_requests == 0 || num_started_ < options_.max_requests;
+  return next_intended_ns_ != kNever &&
+         (options_.max_requests == 0 || num_started_ < options_.max_requests);
 }
 
 int64_t LoadDriver::Impl::NextIntendedNs() {
   if (arrivals_.has_value()) return start_ns_ + arrivals_->NextNs();
   const std::vector<TraceEntry>& trace = workload_.trace();
-  if (next_trace_line_ >= trace.size()) return INT64_MAX;
+  if (next_trace_line_ >= trace.size()) return kNever;
   return start_ns_ + Nanoseconds(*trace[next_trace_line_++].timestamp_seconds);
 }
 
@@ -163,6 +168,7 @@ void LoadDriver::Impl::SendUntil(int64_t end_ns,
       on_progress(Snapshot(now_ns));
       next_progress_ns += kSecondNs;
     }
+    if (!MaySend()) return;
     int64_t wake_ns = std::min(end_ns, next_progress_ns);
     if (options_.concurrency == 0) wake_ns = std::min(wake_ns, next_intended_ns_);
     MutexLock lock(&mutex_);

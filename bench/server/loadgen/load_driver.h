@@ -2,7 +2,7 @@
 //
 // Closed loop: `concurrency` streams are kept live; the next request is intended for the
 // moment the one before it ended. Open loop: requests are intended for the times an
-// ArrivalProcess (or a timed trace) says, whether or not earlier ones have ended. Latency
+// ArrivalProcess or a trace says, whether or not earlier ones have ended. Latency
 // is measured from the intended start, so a server that stalls is charged for the requests
 // that waited (no coordinated omission).
 //
@@ -48,7 +48,7 @@ absl::Status ValidateRunOptions(const RunOptions& options);
 
 struct RunResult {
   Tally tally;
-  double window_seconds = 0.0;  // shorter than asked for if max_requests ended it
+  double window_seconds = 0.0;  // shorter than asked for if there was nothing left to send
   Histogram send_lag;
   Histogram event_lag;
   int32_t peak_outstanding = 0;

@@ -4,6 +4,7 @@
 // interrupted.
 #include <pthread.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <fstream>
@@ -73,16 +74,22 @@ absl::Status RunOnce(const CommandLine& line, const RunPoint& run) {
   absl::StatusOr<nlohmann::json> result = run(line.experiment);
   if (!result.ok()) return result.status();
   if (!line.json_file.empty()) {
-    absl::Status status = WriteFile(line.json_file, result->dump(1) + "\n", std::ios::trunc);
+    absl::Status status = WriteFile(line.json_file, result->dump() + "\n", std::ios::trunc);
     if (!status.ok()) return status;
   }
-  if (!line.csv_file.empty()) return AppendCsv(line.csv_file, *result);
+  if (!line.csv_file.empty()) {
+    if (absl::Status status = AppendCsv(line.csv_file, *result); !status.ok()) return status;
+  }
+  if ((*result)["requests"]["completed"] == 0) {
+    return absl::UnavailableError("no request of the measurement window completed");
+  }
   return absl::OkStatus();
 }
 
-absl::Status RunSweep(const CommandLine& line, const RunPoint& run) {
+absl::Status RunSweep(const CommandLine& line, const nlohmann::json& model, const RunPoint& run) {
   const bool grid = line.command == Command::kGrid;
   nlohmann::json fixed = OptionsToJson(line.experiment);
+  fixed["model"] = model;
   for (const char* varied : {"concurrency", "rate"}) fixed.erase(varied);
   if (grid) {
     for (const char* varied : {"prompt_tokens", "output_tokens"}) fixed.erase(varied);
@@ -97,15 +104,17 @@ absl::Status RunSweep(const CommandLine& line, const RunPoint& run) {
 }
 
 absl::Status Execute(const CommandLine& line, Experiment* experiment) {
+  const bool live = !line.quiet && isatty(STDERR_FILENO) == 1;
   const RunPoint run = [&](const ExperimentOptions& options) {
-    std::cerr << OptionsToJson(options).dump() << '\n';
+    if (!line.quiet) std::cerr << OptionsToJson(options).dump() << '\n';
     absl::StatusOr<nlohmann::json> result =
-        experiment->Run(options, line.quiet ? nullptr : PrintProgress);
-    if (!line.quiet) std::cerr << "\r\x1b[K";
+        experiment->Run(options, live ? PrintProgress : nullptr);
+    if (live) std::cerr << "\r\x1b[K";
     if (result.ok()) std::cout << ResultTable(*result) << std::endl;
     return result;
   };
-  return line.command == Command::kRun ? RunOnce(line, run) : RunSweep(line, run);
+  if (line.command == Command::kRun) return RunOnce(line, run);
+  return RunSweep(line, experiment->model(), run);
 }
 
 // Waits for an interrupt on a thread of its own, so that no work is done in a handler.

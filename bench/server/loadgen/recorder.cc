@@ -25,17 +25,21 @@ void MergeTally(const Tally& from, Tally* to) {
   to->unfinished += from.unfinished;
   to->good += from.good;
   for (const auto& [code, count] : from.by_code) to->by_code[code] += count;
+  to->first_message.insert(from.first_message.begin(), from.first_message.end());
   to->prompt_tokens += from.prompt_tokens;
   to->cached_tokens += from.cached_tokens;
   to->output_tokens += from.output_tokens;
   to->chunks += from.chunks;
   to->ttft.Merge(from.ttft);
+  to->transport.Merge(from.transport);
   to->tpot.Merge(from.tpot);
-  to->inter_chunk.Merge(from.inter_chunk);
+  to->itl.Merge(from.itl);
   to->e2e.Merge(from.e2e);
   to->all_requests += from.all_requests;
   to->all_prompt_tokens += from.all_prompt_tokens;
   to->all_output_tokens += from.all_output_tokens;
+  to->window_completed += from.window_completed;
+  to->window_prompt_tokens += from.window_prompt_tokens;
   to->window_tokens += from.window_tokens;
   to->timeline.resize(std::max(to->timeline.size(), from.timeline.size()));
   for (size_t i = 0; i < from.timeline.size(); ++i) {
@@ -80,7 +84,7 @@ void Recorder::RecordChunk(int64_t now_ns, int64_t intended_ns, int64_t gap_ns, 
   MutexLock lock(&shard.mutex);
   SecondOf(&shard.tally, now_ns)->tokens += tokens;
   if (InWindow(now_ns)) shard.tally.window_tokens += tokens;
-  if (gap_ns >= 0 && InWindow(intended_ns)) shard.tally.inter_chunk.Record(gap_ns);
+  if (gap_ns >= 0 && InWindow(intended_ns)) shard.tally.itl.Record(gap_ns);
 }
 
 void Recorder::RecordDone(const StreamRecord& record) {
@@ -91,6 +95,8 @@ void Recorder::RecordDone(const StreamRecord& record) {
   ++tally.all_requests;
   tally.all_prompt_tokens += record.prompt_tokens;
   tally.all_output_tokens += record.tokens;
+  if (record.code == grpc::StatusCode::OK && InWindow(record.done_ns)) ++tally.window_completed;
+  if (InWindow(record.first_token_ns)) tally.window_prompt_tokens += record.asked_prompt_tokens;
   if (InWindow(record.intended_ns)) CountOutcome(record, &tally);
 }
 
@@ -100,13 +106,19 @@ void Recorder::CountOutcome(const StreamRecord& record, Tally* tally) const {
   tally->cached_tokens += record.cached_tokens;
   tally->output_tokens += record.tokens;
   tally->chunks += record.chunks;
-  if (record.first_token_ns > 0) tally->ttft.Record(record.first_token_ns - record.intended_ns);
+  if (record.first_token_ns > 0) {
+    tally->ttft.Record(record.first_token_ns - record.intended_ns);
+    if (record.server_ttft_ns >= 0) {
+      tally->transport.Record(record.first_token_ns - record.sent_ns - record.server_ttft_ns);
+    }
+  }
   if (record.unfinished) {
     ++tally->unfinished;
   } else if (record.cancelled_by_us && record.code != grpc::StatusCode::OK) {
     ++tally->cancelled;
   } else if (record.code != grpc::StatusCode::OK) {
     ++(IsRefusal(record.code) ? tally->refused : tally->failed);
+    tally->first_message.emplace(static_cast<int>(record.code), record.message);
   } else {
     ++tally->completed;
     if (record.tokens >= 2) tally->tpot.Record(static_cast<int64_t>(TpotNs(record)));

@@ -30,16 +30,20 @@ struct Slo {
 /// One finished call. Times are nanoseconds of the steady clock.
 struct StreamRecord {
   int64_t intended_ns = 0;     // when it should have started; latencies count from here
+  int64_t sent_ns = 0;         // when it did
   int64_t first_token_ns = 0;  // 0 = none came
   int64_t last_token_ns = 0;
   int64_t done_ns = 0;
+  int64_t server_ttft_ns = -1;  // of that, the server's engine by its own clock; -1 = not said
   int32_t tokens = 0;
   int32_t chunks = 0;
+  int32_t asked_prompt_tokens = 0;
   int32_t prompt_tokens = 0;  // as the server counted
   int32_t cached_tokens = 0;
   bool cancelled_by_us = false;  // on purpose: part of the workload
   bool unfinished = false;       // cut off at the end of the run
   grpc::StatusCode code = grpc::StatusCode::OK;
+  std::string message;
 };
 
 /// Per second of the run, for plots.
@@ -58,19 +62,23 @@ struct Tally {
   int64_t unfinished = 0;
   int64_t good = 0;  // completed within the SLO
   std::map<int, int64_t> by_code;
+  std::map<int, std::string> first_message;  // by code, of those that failed or were refused
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
   int64_t output_tokens = 0;
   int64_t chunks = 0;
   Histogram ttft;
+  Histogram transport;  // sent to first token, less the server's own share: gRPC both ways
   Histogram tpot;
-  Histogram inter_chunk;
+  Histogram itl;  // between two chunks of a stream, which carry one token or more
   Histogram e2e;
   // Of the whole run, warm-up included: for comparison with the server's counters.
   int64_t all_requests = 0;
   int64_t all_prompt_tokens = 0;
   int64_t all_output_tokens = 0;
-  // Tokens that arrived inside the window, whoever asked for them.
+  // Of what happened inside the window, whenever it was asked for: throughput.
+  int64_t window_completed = 0;
+  int64_t window_prompt_tokens = 0;  // of the prompts whose first token arrived
   int64_t window_tokens = 0;
   std::vector<TimelineSecond> timeline;
 };

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 
 namespace parallax::loadgen {
 namespace {
@@ -13,7 +14,7 @@ namespace {
 constexpr int kSchemaVersion = 1;
 constexpr std::pair<const char*, double> kQuantiles[] = {
     {"p50", 0.5}, {"p90", 0.9}, {"p95", 0.95}, {"p99", 0.99}, {"p99.9", 0.999}};
-constexpr const char* kLatencies[] = {"ttft", "tpot", "inter_chunk", "e2e"};
+constexpr const char* kLatencies[] = {"ttft", "transport", "tpot", "itl", "e2e"};
 
 double Milliseconds(double ns) { return ns / 1e6; }
 
@@ -38,9 +39,12 @@ nlohmann::json TimelineJson(const std::vector<TimelineSecond>& timeline) {
 nlohmann::json RequestsJson(const Tally& tally) {
   nlohmann::json by_code = nlohmann::json::object();
   for (const auto& [code, count] : tally.by_code) by_code[std::to_string(code)] = count;
+  nlohmann::json messages = nlohmann::json::object();
+  for (const auto& [code, text] : tally.first_message) messages[std::to_string(code)] = text;
   return {{"completed", tally.completed},   {"cancelled", tally.cancelled},
           {"refused", tally.refused},       {"failed", tally.failed},
-          {"unfinished", tally.unfinished}, {"by_code", by_code}};
+          {"unfinished", tally.unfinished}, {"by_code", by_code},
+          {"first_message", messages}};
 }
 
 nlohmann::json GoodputJson(const RunOptions& options, const RunResult& result) {
@@ -58,15 +62,17 @@ nlohmann::json GoodputJson(const RunOptions& options, const RunResult& result) {
 nlohmann::json ThroughputJson(const RunResult& result) {
   const Tally& tally = result.tally;
   const double seconds = result.window_seconds;
-  return {{"requests_per_second", tally.completed / seconds},
-          {"output_tokens_per_second", tally.window_tokens / seconds},
-          {"total_tokens_per_second", (tally.window_tokens + tally.prompt_tokens) / seconds}};
+  return {
+      {"requests_per_second", tally.window_completed / seconds},
+      {"output_tokens_per_second", tally.window_tokens / seconds},
+      {"total_tokens_per_second", (tally.window_tokens + tally.window_prompt_tokens) / seconds}};
 }
 
 nlohmann::json HistogramsJson(const Tally& tally) {
   return {{"ttft", tally.ttft.Buckets()},
+          {"transport", tally.transport.Buckets()},
           {"tpot", tally.tpot.Buckets()},
-          {"inter_chunk", tally.inter_chunk.Buckets()},
+          {"itl", tally.itl.Buckets()},
           {"e2e", tally.e2e.Buckets()}};
 }
 
@@ -76,6 +82,12 @@ std::string LatencyRow(const char* name, const nlohmann::json& latency) {
     absl::StrAppendFormat(&row, " %9.3f", latency[quantile].get<double>());
   }
   return absl::StrCat(row, absl::StrFormat(" %9.3f\n", latency["max"].get<double>()));
+}
+
+// A text is quoted, its quotes doubled.
+std::string CsvCell(const nlohmann::json& value) {
+  if (!value.is_string()) return value.dump();
+  return absl::StrCat("\"", absl::StrReplaceAll(value.get<std::string>(), {{"\"", "\"\""}}), "\"");
 }
 
 }  // namespace
@@ -88,6 +100,7 @@ nlohmann::json ResultToJson(const RunIdentity& identity, const RunOptions& optio
       {"label", identity.label},
       {"started_at", identity.started_at},
       {"target", identity.target},
+      {"annotations", identity.annotations},
       {"model", identity.model},
       {"options", identity.options},
       {"window_seconds", result.window_seconds},
@@ -101,8 +114,9 @@ nlohmann::json ResultToJson(const RunIdentity& identity, const RunOptions& optio
       {"goodput", GoodputJson(options, result)},
       {"latency_ms",
        {{"ttft", LatencyJson(tally.ttft)},
+        {"transport", LatencyJson(tally.transport)},
         {"tpot", LatencyJson(tally.tpot)},
-        {"inter_chunk", LatencyJson(tally.inter_chunk)},
+        {"itl", LatencyJson(tally.itl)},
         {"e2e", LatencyJson(tally.e2e)}}},
       {"lag_ms",
        {{"send", LatencyJson(result.send_lag)}, {"event", LatencyJson(result.event_lag)}}},
@@ -146,9 +160,9 @@ std::string CsvHeader() {
 
 std::string CsvLine(const nlohmann::json& result) {
   const nlohmann::json& options = result["options"];
-  std::vector<std::string> cells = {result["label"].dump(), result["started_at"].dump()};
+  std::vector<std::string> cells = {CsvCell(result["label"]), CsvCell(result["started_at"])};
   for (const char* key : {"concurrency", "rate", "prompt_tokens", "output_tokens"}) {
-    cells.push_back(options.contains(key) ? options[key].dump() : "");
+    cells.push_back(options.contains(key) ? CsvCell(options[key]) : "");
   }
   cells.push_back(result["window_seconds"].dump());
   for (const char* key : {"completed", "cancelled", "refused", "failed", "unfinished"}) {
@@ -177,6 +191,10 @@ std::string ResultTable(const nlohmann::json& result) {
       requests["completed"].get<int64_t>(), requests["cancelled"].get<int64_t>(),
       requests["refused"].get<int64_t>(), requests["failed"].get<int64_t>(),
       requests["unfinished"].get<int64_t>());
+  for (const auto& [code, text] : requests["first_message"].items()) {
+    absl::StrAppendFormat(&table, "  code %s      %d times, first: %s\n", code,
+                          requests["by_code"][code].get<int64_t>(), text.get<std::string>());
+  }
   absl::StrAppendFormat(&table, "throughput    %.2f req/s  %.1f output tok/s  %.1f total tok/s\n",
                         throughput["requests_per_second"].get<double>(),
                         throughput["output_tokens_per_second"].get<double>(),

@@ -21,12 +21,14 @@ struct RunIdentity {
   std::string target;
   nlohmann::json model;    // from GetModelInfo
   nlohmann::json options;  // every flag that shaped the load
+  std::map<std::string, std::string> annotations;
 };
 
 /// `server_delta` is empty if the server was not scraped.
 nlohmann::json ResultToJson(const RunIdentity& identity, const RunOptions& options,
                             const RunResult& result, const MetricSamples& server_delta);
 
+/// RFC 4180.
 std::string CsvHeader();
 std::string CsvLine(const nlohmann::json& result);
 

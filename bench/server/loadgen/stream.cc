@@ -8,6 +8,7 @@ Stream::Stream(const PlannedRequest& plan, int64_t intended_ns, const std::strin
                Recorder* recorder, std::function<void(Stream*)> on_done)
     : recorder_(recorder), on_done_(std::move(on_done)), cancel_after_(plan.cancel_after) {
   record_.intended_ns = intended_ns;
+  record_.asked_prompt_tokens = static_cast<int32_t>(plan.prompt.size());
   request_.mutable_token_ids()->mutable_ids()->Add(plan.prompt.begin(), plan.prompt.end());
   request_.mutable_stopping()->set_max_tokens(plan.output_tokens);
   request_.mutable_stopping()->set_ignore_eos(true);
@@ -15,7 +16,8 @@ Stream::Stream(const PlannedRequest& plan, int64_t intended_ns, const std::strin
 }
 
 void Stream::Start(v1::InferenceService::Stub* stub) {
-  recorder_->RecordStart(NowNs());
+  record_.sent_ns = NowNs();
+  recorder_->RecordStart(record_.sent_ns);
   stub->async()->GenerateStream(&context_, &request_, this);
   StartRead(&chunk_);
   // Hold: without it a fast call could finish, and free this object, inside StartCall.
@@ -45,8 +47,10 @@ void Stream::OnReadDone(bool ok) {
 
 void Stream::Account(int64_t now_ns) {
   if (chunk_.has_finish()) {
-    record_.prompt_tokens = chunk_.finish().usage().prompt_tokens();
-    record_.cached_tokens = chunk_.finish().usage().cached_tokens();
+    const v1::Finish& finish = chunk_.finish();
+    record_.prompt_tokens = finish.usage().prompt_tokens();
+    record_.cached_tokens = finish.usage().cached_tokens();
+    record_.server_ttft_ns = 1000 * (finish.timings().queue_us() + finish.timings().prefill_us());
   }
   const int32_t tokens = chunk_.token_ids_size();
   if (tokens == 0) return;
@@ -62,6 +66,7 @@ void Stream::Account(int64_t now_ns) {
 void Stream::OnDone(const grpc::Status& status) {
   record_.done_ns = NowNs();
   record_.code = status.error_code();
+  record_.message = status.error_message();
   record_.unfinished = cut_off_.load() && !status.ok();
   recorder_->RecordDone(record_);
   const std::function<void(Stream*)> on_done = on_done_;  // outlives this object

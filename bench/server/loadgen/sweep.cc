@@ -79,7 +79,7 @@ absl::Status SweepFile::Write() const {
   const std::string temporary = path_ + ".tmp";
   {
     std::ofstream stream(temporary, std::ios::binary | std::ios::trunc);
-    stream << document_.dump(1) << '\n';
+    stream << document_.dump() << '\n';
     stream.flush();
     if (!stream) return absl::UnavailableError(absl::StrCat("cannot write ", temporary));
   }

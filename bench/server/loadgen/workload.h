@@ -27,7 +27,7 @@ struct WorkloadOptions {
   int32_t shared_prefix_tokens = 0;  // of each common prefix
   int32_t shared_prefix_groups = 1;  // different common prefixes, [1, 65536]
   double cancel_share = 0.0;         // [0, 1]: cancelled at a random moment
-  std::string trace_file;            // JSONL; replaces the lengths, and the arrivals if timed
+  std::string trace_file;            // JSONL; replaces the lengths
   uint64_t seed = 0;
 };
 
@@ -61,6 +61,7 @@ class Workload {
 
   /// Trace lines; empty without a trace.
   const std::vector<TraceEntry>& trace() const { return trace_; }
+  uint64_t seed() const { return options_.seed; }
   /// Every line of the trace has a timestamp.
   bool has_timed_trace() const;
 

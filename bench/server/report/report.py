@@ -28,7 +28,7 @@ def pictures(runs: Sequence[Run]) -> Iterator[Picture]:
     yield ("frontier_tpot", "Throughput against TPOT", plots.frontier(runs, "tpot", "p99"))
     yield ("heat_map", "Throughput over batch and context", plots.heat_map(runs))
     yield ("ttft", "TTFT, all percentiles", plots.percentile_curves(runs, "ttft"))
-    yield ("inter_chunk", "Gaps between chunks", plots.percentile_curves(runs, "inter_chunk"))
+    yield ("itl", "ITL, all percentiles", plots.percentile_curves(runs, "itl"))
     yield ("timeline", "The last run, second by second", plots.timeline(runs[-1]))
 
 

@@ -13,8 +13,9 @@ from typing import Any, Sequence
 SCHEMA_VERSION = 1
 LATENCIES = {
     "ttft": "time to first token",
+    "transport": "part of the TTFT outside the server's engine",
     "tpot": "time per output token",
-    "inter_chunk": "gap between chunks",
+    "itl": "gap between chunks",
     "e2e": "whole request",
 }
 
