@@ -26,7 +26,7 @@ TEST_FLAGS = -DPARALLAX_BUILD_TESTS=ON -DPARALLAX_BUILD_BENCH=ON -DPARALLAX_ENAB
              -DPARALLAX_PYTHON=$(PYTHON)
 
 .PHONY: help deps demo serve build test sanitize asan tsan fuzz bench format clean
-.PHONY: demo-binaries
+.PHONY: demo-binaries package
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -66,6 +66,9 @@ fuzz:
 	cmake -S . --preset fuzz $(CMAKE_FLAGS)
 	cmake --build build/fuzz -j $(JOBS) --target fuzzers
 	tests/fuzz/run_fuzzers.sh build/fuzz $(FUZZ_SECONDS) $(JOBS)
+
+package: build
+	cd $(BUILD) && cpack -G TGZ
 
 bench: build
 	bench/run_cpu_benchmarks.sh $(BUILD)

@@ -9,12 +9,14 @@ set -euo pipefail
 
 readonly folder=$1
 shift
-readonly machine='/(ld-linux[^/]*|libc|libm|libdl|librt|libpthread|libresolv|libcuda)\.so[.0-9]*$'
+readonly machine='/(ld-linux[^/]*|libc|libm|libdl|librt|libpthread|libresolv|libcuda)[.]so[.0-9]*$'
 
 mkdir -p "$folder"
 for program in "$@"; do
   ldd "$program"
-done | awk '$3 ~ /^\// {print $3}' | sort -u | grep -Ev "$machine" | while read -r library; do
-  install -m 755 "$(realpath "$library")" "$folder/$(basename "$library")"
-  strip --strip-unneeded "$folder/$(basename "$library")"
-done
+done | awk -v own="$folder/" -v machine="$machine" \
+  '$3 ~ /^\// && $3 !~ machine && index($3, own) != 1 {print $3}' | sort -u |
+  while read -r library; do
+    install -m 755 "$(realpath "$library")" "$folder/$(basename "$library")"
+    strip --strip-unneeded "$folder/$(basename "$library")"
+  done
