@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <set>
 #include <string>
 
 namespace parallax::loadgen {
@@ -21,6 +22,7 @@ class SweepTest : public ::testing::Test {
   // A server that meets its SLO below `capacity_`.
   RunPoint FakeRun() {
     return [this](const ExperimentOptions& options) -> absl::StatusOr<nlohmann::json> {
+      seeds_.insert(options.workload.seed);
       if (++runs_ == fail_at_) return absl::UnavailableError("unplugged");
       const double rate = options.run.arrivals ? options.run.arrivals->rate : 0.0;
       return nlohmann::json{{"goodput", {{"share", rate <= capacity_ ? 1.0 : 0.5}}}};
@@ -43,6 +45,7 @@ class SweepTest : public ::testing::Test {
   const std::string path_ =
       ::testing::TempDir() + "/sweep_test_" + std::to_string(getpid()) + ".json";
   int runs_ = 0;
+  std::set<uint64_t> seeds_;
   int fail_at_ = 0;
   double capacity_ = 37.0;
 };
@@ -58,6 +61,7 @@ TEST_F(SweepTest, GridVisitsEveryPointOnceAndResumesAfterAFailure) {
   runs_ = 0;
   SweepFile again = Open("grid");
   EXPECT_TRUE(RunGrid({}, grid, FakeRun(), &again).ok());
+  EXPECT_EQ(seeds_.size(), 8u) << "prompts of their own, the same after a resumption";
   EXPECT_EQ(runs_, 3);
   EXPECT_EQ(again.document()["runs"].size(), 8u);
 }
