@@ -22,11 +22,9 @@ void Stream::Start(v1::InferenceService::Stub* stub) {
   StartRead(&chunk_);
   // Hold: without it a fast call could finish, and free this object, inside StartCall.
   AddHold();
-  StartCall();
-  if (cancel_after_ == 0) {
-    record_.cancelled_by_us = true;
-    context_.TryCancel();
-  }
+  record_.cancelled_by_us = cancel_after_ == 0;
+  StartCall();  // from here on the record is the callbacks'
+  if (cancel_after_ == 0) context_.TryCancel();
   RemoveHold();
 }
 

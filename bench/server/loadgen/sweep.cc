@@ -49,10 +49,10 @@ absl::StatusOr<SweepFile> SweepFile::Open(const std::string& path, const std::st
   const nlohmann::json existing = nlohmann::json::parse(
       std::string(std::istreambuf_iterator<char>(stream), {}), nullptr, false);
   if (!existing.is_object() || !existing.contains("runs")) {
-    return absl::FailedPreconditionError(absl::StrCat(path, " exists and is no sweep's file"));
+    return absl::AlreadyExistsError(absl::StrCat(path, " exists and is no sweep's file"));
   }
   if (existing["sweep"] != kind || existing["fixed_options"] != fixed) {
-    return absl::FailedPreconditionError(
+    return absl::AlreadyExistsError(
         absl::StrCat(path, " was made with other options: ", existing["fixed_options"].dump(),
                      "; now ", fixed.dump(), ". Name another file"));
   }

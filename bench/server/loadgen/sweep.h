@@ -43,7 +43,7 @@ using RunPoint = std::function<absl::StatusOr<nlohmann::json>(const ExperimentOp
 /// The sweep's file: the document, and its place.
 class SweepFile {
  public:
-  /// Loads `path` if it exists. FAILED_PRECONDITION if it was made with other `fixed` options.
+  /// Loads `path` if it exists. ALREADY_EXISTS if it was made with other `fixed` options.
   static absl::StatusOr<SweepFile> Open(const std::string& path, const std::string& kind,
                                         const nlohmann::json& fixed);
 

@@ -94,15 +94,14 @@ TEST_F(SweepTest, RefusesAFileMadeWithOtherOptions) {
   SweepFile file = Open("grid");
   ASSERT_TRUE(file.Add({{"x", 1}}, {}).ok());
   const auto other = SweepFile::Open(path_, "grid", {{"seed", 2}});
-  EXPECT_EQ(other.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(other.status().code(), absl::StatusCode::kAlreadyExists);
   EXPECT_THAT(std::string(other.status().message()), HasSubstr("seed"));
   EXPECT_FALSE(SweepFile::Open(path_, "search", {{"seed", 1}}).ok());
 }
 
 TEST_F(SweepTest, RefusesAFileThatIsNotOne) {
   std::ofstream(path_) << "hello";
-  EXPECT_EQ(SweepFile::Open(path_, "grid", {}).status().code(),
-            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(SweepFile::Open(path_, "grid", {}).status().code(), absl::StatusCode::kAlreadyExists);
 }
 
 }  // namespace
