@@ -3,15 +3,19 @@
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <string_view>
 #include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
+#include "absl/flags/usage_config.h"
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 
 ABSL_FLAG(std::string, target, "127.0.0.1:50051", "server, host:port");
@@ -37,8 +41,9 @@ ABSL_FLAG(int64_t, requests, 0, "stop sending after this many; 0 = when the wind
 ABSL_FLAG(int32_t, max_outstanding, 20000, "open loop: more live streams than this is a lag");
 ABSL_FLAG(double, max_lag_ms, 20.0, "refuse the result if the client's own p99 lag is above this");
 
-ABSL_FLAG(std::string, prompt_tokens, "128",
-          "N, uniform:MIN:MAX or lognormal:MEDIAN:SIGMA:MIN:MAX (grid: several, comma-separated)");
+ABSL_FLAG(
+    std::string, prompt_tokens, "128",
+    "N, uniform:MIN:MAX or lognormal:MEDIAN:SIGMA:MIN:MAX (sweep grid: several, comma-separated)");
 ABSL_FLAG(std::string, output_tokens, "128", "likewise");
 ABSL_FLAG(std::string, trace, "", "JSONL file whose lengths, or prompts, are replayed instead");
 ABSL_FLAG(double, shared_prefix_share, 0.0, "share of requests that start with a common prefix");
@@ -48,11 +53,11 @@ ABSL_FLAG(double, cancel_share, 0.0, "share of requests cancelled at a random mo
 ABSL_FLAG(uint64_t, seed, 1, "of lengths, prompts, cancellations and arrivals");
 ABSL_FLAG(std::string, slo, "", "ttft=MS,tpot=MS,e2e=MS, any subset: report goodput");
 
-ABSL_FLAG(std::vector<std::string>, concurrencies, {}, "grid: closed-loop concurrencies");
-ABSL_FLAG(double, min_rate, 1.0, "search: lowest rate");
-ABSL_FLAG(double, max_rate, 1024.0, "search: highest rate");
-ABSL_FLAG(double, good_share, 0.99, "search: share of requests that must meet the SLO");
-ABSL_FLAG(double, resolution, 0.05, "search: relative width at which to stop");
+ABSL_FLAG(std::vector<std::string>, concurrencies, {}, "sweep grid: closed-loop concurrencies");
+ABSL_FLAG(double, min_rate, 1.0, "sweep search: lowest rate");
+ABSL_FLAG(double, max_rate, 1024.0, "sweep search: highest rate");
+ABSL_FLAG(double, good_share, 0.99, "sweep search: share of requests that must meet the SLO");
+ABSL_FLAG(double, resolution, 0.05, "sweep search: relative width at which to stop");
 
 ABSL_FLAG(std::string, label, "", "name of the run in its result");
 ABSL_FLAG(std::vector<std::string>, annotate, {},
@@ -66,22 +71,29 @@ namespace {
 
 constexpr char kUsage[] =
     "Load-tests a parallax-server over gRPC.\n\n"
-    "  parallax-loadgen run    one run; table, JSON and CSV\n"
-    "  parallax-loadgen grid   every concurrency x prompt length x output length\n"
-    "  parallax-loadgen search highest rate that meets the SLO\n"
-    "  parallax-loadgen show   print a result file's table again";
+    "  parallax-loadgen run           one run; table, JSON and CSV\n"
+    "  parallax-loadgen sweep grid    every concurrency x prompt length x output length\n"
+    "  parallax-loadgen sweep search  highest rate that meets the SLO\n"
+    "  parallax-loadgen show          print a result file's table again";
 
 absl::StatusOr<Command> ParseCommand(const std::vector<char*>& words) {
-  const std::string word = words.size() > 1 ? words[1] : "";
-  if (words.size() > 2) {
-    return absl::InvalidArgumentError(absl::StrCat("unexpected argument \"", words[2], "\""));
-  }
-  if (word == "run") return Command::kRun;
-  if (word == "grid") return Command::kGrid;
-  if (word == "search") return Command::kSearch;
-  if (word == "show") return Command::kShow;
+  const std::string command = absl::StrJoin(words.begin() + 1, words.end(), " ");
+  if (command == "run") return Command::kRun;
+  if (command == "sweep grid") return Command::kGrid;
+  if (command == "sweep search") return Command::kSearch;
+  if (command == "show") return Command::kShow;
   return absl::InvalidArgumentError(
-      absl::StrCat("command \"", word, "\": run, grid, search or show"));
+      absl::StrCat("command \"", command, "\": run, sweep grid, sweep search or show"));
+}
+
+// --help shows the flags of this file, and no other.
+void SetHelp() {
+  absl::SetProgramUsageMessage(kUsage);
+  absl::FlagsUsageConfig config;
+  config.contains_help_flags = [](absl::string_view file) {
+    return absl::EndsWith(file, "loadgen/command_line.cc");
+  };
+  absl::SetFlagsUsageConfig(config);
 }
 
 absl::StatusOr<ArrivalKind> ParseArrival(const std::string& name) {
@@ -100,6 +112,31 @@ absl::StatusOr<std::string> ReadToken(const std::string& path) {
   if (!file) return absl::NotFoundError(absl::StrCat("--token_file: cannot open ", path));
   const std::string text(std::istreambuf_iterator<char>(file), {});
   return std::string(absl::StripAsciiWhitespace(text));
+}
+
+// "ttft=200,tpot=20,e2e=5000", any subset, milliseconds.
+absl::StatusOr<Slo> ParseSlo(std::string_view text) {
+  Slo slo;
+  const std::vector<std::string> parts = absl::StrSplit(std::string(text), ',', absl::SkipEmpty());
+  for (const std::string& part : parts) {
+    const std::vector<std::string> pair = absl::StrSplit(part, '=');
+    double ms = 0.0;
+    if (pair.size() != 2 || !absl::SimpleAtod(pair[1], &ms) || !(ms > 0.0)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--slo: \"", part, "\" is not NAME=MILLISECONDS"));
+    }
+    if (pair[0] == "ttft") {
+      slo.ttft_ms = ms;
+    } else if (pair[0] == "tpot") {
+      slo.tpot_ms = ms;
+    } else if (pair[0] == "e2e") {
+      slo.e2e_ms = ms;
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--slo: \"", pair[0], "\" is not ttft, tpot or e2e"));
+    }
+  }
+  return slo;
 }
 
 absl::StatusOr<RunOptions> RunFlags(Command command) {
@@ -202,32 +239,8 @@ absl::StatusOr<GridOptions> GridFlags() {
 
 }  // namespace
 
-absl::StatusOr<Slo> ParseSlo(std::string_view text) {
-  Slo slo;
-  const std::vector<std::string> parts = absl::StrSplit(std::string(text), ',', absl::SkipEmpty());
-  for (const std::string& part : parts) {
-    const std::vector<std::string> pair = absl::StrSplit(part, '=');
-    double ms = 0.0;
-    if (pair.size() != 2 || !absl::SimpleAtod(pair[1], &ms) || !(ms > 0.0)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--slo: \"", part, "\" is not NAME=MILLISECONDS"));
-    }
-    if (pair[0] == "ttft") {
-      slo.ttft_ms = ms;
-    } else if (pair[0] == "tpot") {
-      slo.tpot_ms = ms;
-    } else if (pair[0] == "e2e") {
-      slo.e2e_ms = ms;
-    } else {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--slo: \"", pair[0], "\" is not ttft, tpot or e2e"));
-    }
-  }
-  return slo;
-}
-
 absl::StatusOr<CommandLine> ParseCommandLine(int argc, char** argv) {
-  absl::SetProgramUsageMessage(kUsage);
+  SetHelp();
   const std::vector<char*> words = absl::ParseCommandLine(argc, argv);
   absl::StatusOr<Command> command = ParseCommand(words);
   if (!command.ok()) return command.status();
@@ -244,6 +257,9 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, char** argv) {
   absl::StatusOr<ExperimentOptions> experiment = ExperimentFlags(*command);
   if (!experiment.ok()) return experiment.status();
   line.experiment = *experiment;
+  if (line.command == Command::kRun) {
+    if (absl::Status s = ValidateRunOptions(line.experiment.run); !s.ok()) return s;
+  }
   line.search = {.min_rate = absl::GetFlag(FLAGS_min_rate),
                  .max_rate = absl::GetFlag(FLAGS_max_rate),
                  .good_share = absl::GetFlag(FLAGS_good_share),

@@ -5,7 +5,6 @@
 #define PARALLAX_BENCH_SERVER_LOADGEN_COMMAND_LINE_H_
 
 #include <string>
-#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "bench/server/loadgen/experiment.h"
@@ -27,9 +26,6 @@ struct CommandLine {
 
 /// INVALID_ARGUMENT names the flag.
 absl::StatusOr<CommandLine> ParseCommandLine(int argc, char** argv);
-
-/// "ttft=200,tpot=20,e2e=5000", any subset, milliseconds.
-absl::StatusOr<Slo> ParseSlo(std::string_view text);
 
 }  // namespace parallax::loadgen
 

@@ -23,6 +23,7 @@ absl::Status ToAbsl(const grpc::Status& status) {
 }
 
 absl::StatusOr<v1::GetModelInfoResponse> AskModelInfo(const std::shared_ptr<grpc::Channel>& channel,
+                                                      const std::string& target,
                                                       const std::string& token) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kConnectTimeout);
@@ -31,6 +32,10 @@ absl::StatusOr<v1::GetModelInfoResponse> AskModelInfo(const std::shared_ptr<grpc
   v1::GetModelInfoResponse info;
   const grpc::Status status = v1::InferenceService::NewStub(channel)->GetModelInfo(
       &context, v1::GetModelInfoRequest(), &info);
+  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+    return absl::UnavailableError(
+        absl::StrCat("no answer from ", target, " within ", kConnectTimeout.count(), " s"));
+  }
   if (!status.ok()) return ToAbsl(status);
   return info;
 }
@@ -104,7 +109,8 @@ absl::StatusOr<std::unique_ptr<Experiment>> Experiment::Connect(const Experiment
   }
   // Every connection is made before the first request is timed.
   for (const std::shared_ptr<grpc::Channel>& channel : experiment->channels_) {
-    absl::StatusOr<v1::GetModelInfoResponse> info = AskModelInfo(channel, options.channel.token);
+    absl::StatusOr<v1::GetModelInfoResponse> info =
+        AskModelInfo(channel, options.channel.target, options.channel.token);
     if (!info.ok()) return info.status();
     experiment->vocab_size_ = info->vocab_size();
     experiment->max_context_tokens_ = info->max_context_tokens();

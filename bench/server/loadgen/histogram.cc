@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 
 namespace parallax::loadgen {
 namespace {
@@ -9,6 +10,7 @@ namespace {
 // Values below 2^kBits have a bucket each; above, every power of two is cut into 2^(kBits-1).
 constexpr int kBits = 11;
 constexpr int kHalf = 1 << (kBits - 1);
+constexpr int kBucketsPerRange = 8;  // divides kHalf: no range spans two powers of two
 
 }  // namespace
 
@@ -57,12 +59,16 @@ int64_t Histogram::ValueAtQuantile(double quantile) const {
   return max_;
 }
 
-std::vector<std::pair<int64_t, int64_t>> Histogram::Buckets() const {
-  std::vector<std::pair<int64_t, int64_t>> buckets;
-  for (size_t i = 0; i < counts_.size(); ++i) {
-    if (counts_[i] > 0) buckets.emplace_back(HighestValueAt(static_cast<int>(i)), counts_[i]);
+std::vector<std::pair<int64_t, int64_t>> Histogram::Ranges() const {
+  std::vector<std::pair<int64_t, int64_t>> ranges;
+  const int num_buckets = static_cast<int>(counts_.size());
+  for (int begin = 0; begin < num_buckets; begin += kBucketsPerRange) {
+    const int end = std::min(begin + kBucketsPerRange, num_buckets);
+    const int64_t count =
+        std::accumulate(counts_.begin() + begin, counts_.begin() + end, int64_t{0});
+    if (count > 0) ranges.emplace_back(HighestValueAt(end - 1), count);
   }
-  return buckets;
+  return ranges;
 }
 
 }  // namespace parallax::loadgen

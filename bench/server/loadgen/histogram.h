@@ -33,8 +33,9 @@ class Histogram {
   /// which a share `quantile` of all values lies; 0 if nothing was recorded.
   int64_t ValueAtQuantile(double quantile) const;
 
-  /// The occupied buckets, ascending: (highest value of the bucket, count). For files.
-  std::vector<std::pair<int64_t, int64_t>> Buckets() const;
+  /// The occupied ranges, ascending: (highest value of the range, count). For files and plots:
+  /// ranges are buckets taken eight at a time, no wider than 1/128 of their values.
+  std::vector<std::pair<int64_t, int64_t>> Ranges() const;
 
  private:
   static int IndexOf(int64_t value_ns);

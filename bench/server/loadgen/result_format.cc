@@ -69,11 +69,11 @@ nlohmann::json ThroughputJson(const RunResult& result) {
 }
 
 nlohmann::json HistogramsJson(const Tally& tally) {
-  return {{"ttft", tally.ttft.Buckets()},
-          {"transport", tally.transport.Buckets()},
-          {"tpot", tally.tpot.Buckets()},
-          {"itl", tally.itl.Buckets()},
-          {"e2e", tally.e2e.Buckets()}};
+  return {{"ttft", tally.ttft.Ranges()},
+          {"transport", tally.transport.Ranges()},
+          {"tpot", tally.tpot.Ranges()},
+          {"itl", tally.itl.Ranges()},
+          {"e2e", tally.e2e.Ranges()}};
 }
 
 std::string LatencyRow(const char* name, const nlohmann::json& latency) {

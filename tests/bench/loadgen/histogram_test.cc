@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <random>
 #include <vector>
@@ -59,11 +60,38 @@ TEST(Histogram, MergeEqualsRecordingEverythingInOne) {
   }
   Histogram merged;
   for (const Histogram& part : parts) merged.Merge(part);
-  EXPECT_EQ(merged.Buckets(), whole.Buckets());
+  EXPECT_EQ(merged.Ranges(), whole.Ranges());
+  for (const double quantile : {0.01, 0.3, 0.5, 0.9, 0.999}) {
+    EXPECT_EQ(merged.ValueAtQuantile(quantile), whole.ValueAtQuantile(quantile));
+  }
   EXPECT_EQ(merged.count(), whole.count());
   EXPECT_EQ(merged.min_ns(), whole.min_ns());
   EXPECT_EQ(merged.max_ns(), whole.max_ns());
   EXPECT_DOUBLE_EQ(merged.mean_ns(), whole.mean_ns());
+}
+
+TEST(Histogram, RangesHoldEveryValueOnceAndAreNarrow) {
+  std::mt19937_64 random(23);
+  std::uniform_real_distribution<double> exponent(2.0, 12.0);
+  Histogram histogram;
+  std::vector<int64_t> values;
+  for (int i = 0; i < 5000; ++i) {
+    values.push_back(static_cast<int64_t>(std::pow(10.0, exponent(random))));
+    histogram.Record(values.back());
+  }
+  std::sort(values.begin(), values.end());
+  size_t seen = 0;
+  int64_t last = 0;
+  for (const auto& [highest, count] : histogram.Ranges()) {
+    EXPECT_GT(highest, last);
+    for (const size_t end = seen + count; seen < end; ++seen) {
+      EXPECT_GT(values[seen], last);
+      EXPECT_LE(values[seen], highest);
+      EXPECT_LE(highest - values[seen], std::max<int64_t>(8, values[seen] / 128));
+    }
+    last = highest;
+  }
+  EXPECT_EQ(seen, values.size());
 }
 
 TEST(Histogram, ClampsWhatIsOutOfRange) {

@@ -24,7 +24,7 @@ INTERRUPTED = 130
 
 def command(server: ServerProcess, verb: str, file: Path, *flags: str) -> list[str]:
     metrics = server.metrics_url.removeprefix("http://").removesuffix("/metrics")
-    return [LOADGEN, verb, f"--target={server.address}", f"--metrics={metrics}",
+    return [LOADGEN, *verb.split(), f"--target={server.address}", f"--metrics={metrics}",
             f"--json={file}", "--quiet", *flags]
 
 
@@ -135,7 +135,7 @@ def test_a_grid_that_was_interrupted_resumes(tmp_path: Path) -> None:
         return json.loads(file.read_text())["runs"]
 
     with ServerProcess("null") as server:
-        process = subprocess.Popen(command(server, "grid", file, *flags), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command(server, "sweep grid", file, *flags), stdout=subprocess.DEVNULL)
         while not file.exists():
             time.sleep(0.05)
         time.sleep(0.7)
@@ -143,12 +143,12 @@ def test_a_grid_that_was_interrupted_resumes(tmp_path: Path) -> None:
         assert process.wait(60) == INTERRUPTED
         first = runs()
         assert 1 <= len(first) < 6
-        subprocess.run(command(server, "grid", file, *flags), check=True, timeout=60)
+        subprocess.run(command(server, "sweep grid", file, *flags), check=True, timeout=60)
         keys = [tuple(run["key"][k] for k in ("concurrency", "prompt_tokens", "output_tokens"))
                 for run in runs()]
         assert set(keys) == wanted and len(keys) == 6
         assert runs()[:len(first)] == first
-        mixed = subprocess.run(command(server, "grid", file, *flags, "--seed=2"),
+        mixed = subprocess.run(command(server, "sweep grid", file, *flags, "--seed=2"),
                                capture_output=True, text=True, timeout=60)
     assert mixed.returncode == FAILED and "other options" in mixed.stderr
 
