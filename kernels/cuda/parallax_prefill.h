@@ -6,19 +6,20 @@
 // call. Lengths and block tables are read on the device and the grid depends on bounds alone,
 // so a captured CUDA graph may be replayed after the contents behind its pointers have changed.
 //
-// A row's result depends on its q, r, position and the stored K and V alone, bit for bit: not
-// on the batch, the chunking or the page numbers. Slots that no row of a sequence sees (the tail
-// of the last page, whatever lies behind the window) may hold anything, NaN included. State is
-// fp32 up to the one rounding at the store; p and p*s2 are rounded to bf16 for their product
-// with V, after s2 has been centred near its weighted mean.
+// The same inputs give the same bits. Where few rows see many keys, several blocks share them and
+// merge; without split_keys a row's bits depend on its q, r, position and the stored K and V
+// alone: not on the batch, the chunking or the page numbers. Slots that no row of a sequence sees
+// (the tail of the last page, whatever lies behind the window) may hold anything, NaN included.
+// State is fp32 up to the one rounding at the store; p and p*s2 are rounded to bf16 for their
+// product with V, after s2 has been centred near its weighted mean.
 //
-// Runs on sm_90 only; softmax attention without a probe is not offered.
+// Tuned for sm_90; a portable kernel serves every other GPU from sm_80 on.
 //
 // Thread safety: as Stream; calls that may run at the same time need workspaces of their own.
 // Errors: KernelError for shapes, dtypes, a window, batch or workspace out of range, and what
-// the launch reports, a GPU that is not sm_90. Values in device memory are trusted: query_start
-// ascending and at most tokens, context_len[s] at least the sequence's rows and at most max_blocks
-// * kPageSize, pages within the cache.
+// the launch reports. Values in device memory are trusted: query_start ascending and at most
+// tokens, context_len[s] at least the sequence's rows and at most max_blocks * kPageSize, pages
+// within the cache.
 #ifndef PARALLAX_KERNELS_CUDA_PARALLAX_PREFILL_H_
 #define PARALLAX_KERNELS_CUDA_PARALLAX_PREFILL_H_
 
@@ -38,7 +39,7 @@ struct ParallaxPrefillParams {
   // strides and data are 16-byte aligned. tokens is a bound: rows from query_start[batch] on are
   // neither read nor written.
   ConstTensorView q;  // [tokens, num_query_heads, head_dim]
-  ConstTensorView r;  // same shape
+  ConstTensorView r;  // same shape, or undefined: softmax attention
   TensorView out;     // [tokens, num_query_heads, head_dim]
 
   PagedKvCache cache;
@@ -54,8 +55,10 @@ struct ParallaxPrefillParams {
 
   float softmax_scale = 1.0f;  // above 0
   int32_t sliding_window = 0;  // 0 = none
+  bool split_keys = true;      // spread few rows behind many keys over an idle GPU
 
-  std::span<std::byte> workspace;  // ParallaxPrefillWorkspaceBytes(), zeroed before its first use
+  // ParallaxPrefillWorkspaceBytes(), 256-byte aligned, zeroed before its first use.
+  std::span<std::byte> workspace;
 };
 
 // Bytes of scratch for any batch. The caller zeroes it once; every call leaves it as the next

@@ -7,6 +7,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/parallax_attention/decode_args.h"
 #include "kernels/cuda/parallax_attention/decode_launch.h"
+#include "kernels/cuda/parallax_attention/portable_decode.h"
 
 namespace parallax::kernels::cuda {
 namespace {
@@ -69,11 +70,6 @@ void CheckPointer(std::string_view operand, const void* pointer) {
 
 void CheckParams(const ParallaxDecodeParams& params, const DeviceProperties& device,
                  const Stream& stream) {
-  if (!device.is_hopper()) {
-    ThrowKernelError(
-        kOp, "device",
-        "must have compute capability 90, has " + std::to_string(device.compute_capability));
-  }
   CheckTensor(kOp, "q", params.q, DType::kBFloat16, {kAnyExtent, kAnyExtent, kAnyExtent}, stream);
   CheckHeads(static_cast<int>(params.q.shape[1]), params.cache.num_kv_heads, params.cache.head_dim);
   CheckRows("q", params.q, params, stream);
@@ -129,6 +125,7 @@ size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_quer
                                     int num_kv_heads, int head_dim, int max_query_len) {
   CheckHeads(num_query_heads, num_kv_heads, head_dim);
   CheckRange("max_query_len", max_query_len, 1, kMaxDecodeQueryLen);
+  if (!device.is_hopper()) return PortableDecodeWorkspaceBytes();
   const int tiles = RowBlockTiles(num_query_heads / num_kv_heads * max_query_len);
   int64_t partials = 0;
   for (const int cluster_size : {1, kClusterSize}) {
@@ -141,6 +138,10 @@ size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_quer
 void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& device,
                     const Stream& stream) {
   CheckParams(params, device, stream);
+  if (!device.is_hopper()) {
+    PortableDecode(params, stream);
+    return;
+  }
   DecodeArgs args = MakeArgs(params, device);
   const int rows = args.group * params.max_query_len;
   DecodeVariant variant;

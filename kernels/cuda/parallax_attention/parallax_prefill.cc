@@ -14,7 +14,6 @@ namespace parallax::kernels::cuda {
 namespace {
 
 constexpr char kOp[] = "parallax_prefill";
-constexpr int kNoWindow = 1 << 30;  // beyond every context, and far from overflow
 
 // Rows are read and written 16 bytes at a time.
 void CheckRows(std::string_view operand, const ConstTensorView& tensor, int64_t tokens,
@@ -46,7 +45,7 @@ void CheckParams(const ParallaxPrefillParams& params, const Stream& stream) {
         static_cast<double>(heads / cache.num_kv_heads));
   const int64_t tokens = params.q.shape[0];
   CheckRows("q", params.q, tokens, params, stream);
-  CheckRows("r", params.r, tokens, params, stream);
+  if (params.r.defined()) CheckRows("r", params.r, tokens, params, stream);
   CheckRows("out", params.out, tokens, params, stream);
   CheckAtLeast(kOp, "batch", params.batch, 1);
   CheckAtLeast(kOp, "max_blocks", params.max_blocks, 1);
@@ -59,15 +58,18 @@ void CheckParams(const ParallaxPrefillParams& params, const Stream& stream) {
   CheckAtLeast(kOp, "sliding_window", params.sliding_window, 0);
   CheckAtLeast(kOp, "workspace", static_cast<int64_t>(params.workspace.size()),
                static_cast<int64_t>(ParallaxPrefillWorkspaceBytes()));
+  const auto workspace = reinterpret_cast<uintptr_t>(params.workspace.data());
+  Check(workspace % alignof(PrefillWorkspace) == 0, kOp, "workspace.data", "256-byte aligned",
+        static_cast<double>(workspace % alignof(PrefillWorkspace)));
 }
 
 PrefillArgs MakeArgs(const ParallaxPrefillParams& params) {
   PrefillArgs args = {};
   args.q = params.q.as<__nv_bfloat16>();
-  args.r = params.r.as<__nv_bfloat16>();
+  args.r = params.r.defined() ? params.r.as<__nv_bfloat16>() : nullptr;
   args.out = params.out.as<__nv_bfloat16>();
   args.q_stride = params.q.strides[0];
-  args.r_stride = params.r.strides[0];
+  args.r_stride = params.r.defined() ? params.r.strides[0] : 0;
   args.out_stride = params.out.strides[0];
   args.cache = params.cache;
   args.query_start = params.query_start;
@@ -78,21 +80,25 @@ PrefillArgs MakeArgs(const ParallaxPrefillParams& params) {
   args.group_size = static_cast<int>(params.q.shape[1]) / params.cache.num_kv_heads;
   args.scale_log2 = params.softmax_scale * std::numbers::log2e_v<float>;
   args.window = params.sliding_window > 0 ? params.sliding_window : kNoWindow;
-  args.counters = reinterpret_cast<PrefillCounters*>(params.workspace.data());
+  args.split_keys = params.split_keys;
+  args.workspace = reinterpret_cast<PrefillWorkspace*>(params.workspace.data());
   return args;
 }
 
 }  // namespace
 
-size_t ParallaxPrefillWorkspaceBytes() { return sizeof(PrefillCounters); }
+size_t ParallaxPrefillWorkspaceBytes() { return sizeof(PrefillWorkspace); }
 
 void ParallaxPrefill(const ParallaxPrefillParams& params, const DeviceProperties& device,
                      const Stream& stream) {
   CheckParams(params, stream);
   const int64_t tokens = params.q.shape[0];
   if (tokens == 0) return;
-  Check(device.is_hopper(), kOp, "device", "of compute capability 90", device.compute_capability);
-  LaunchPrefillWgmma(MakeArgs(params), tokens, device.num_sms, stream.cuda_stream());
+  if (device.is_hopper()) {
+    LaunchPrefillWgmma(MakeArgs(params), tokens, device.num_sms, stream.cuda_stream());
+  } else {
+    LaunchPortableAttention(MakeArgs(params), tokens, stream.cuda_stream());
+  }
 }
 
 }  // namespace parallax::kernels::cuda

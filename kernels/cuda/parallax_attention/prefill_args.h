@@ -1,4 +1,6 @@
-// What a prefill kernel is launched with.
+// What a prefill kernel is launched with, and its scratch memory.
+//
+// Thread safety: plain data, passed to kernels by value.
 #ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_ARGS_H_
 #define PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_ARGS_H_
 
@@ -11,22 +13,35 @@
 
 namespace parallax::kernels::cuda {
 
-// Deals tiles to the blocks of a launch. Zero before a launch and after it.
+inline constexpr int kNoWindow = 1 << 30;  // beyond every context, and far from overflow
+
+// A warp's 16 packed rows over a part of their keys (prefill_merge.cuh), in scratch memory.
+inline constexpr int kPartialWarps = 132 * 8;          // an H200 with all its consumer warps
+inline constexpr int kPartialFloatsPerLane = 8 + 128;  // at head_dim 128
+inline constexpr int kMostParts = 16;                  // that the keys of a tile are cut into
+
+// Zero before a launch and after it.
 struct PrefillCounters {
-  uint32_t next_tile;    // tiles taken beyond every block's first
-  uint32_t blocks_done;  // blocks that found no more
+  uint32_t next_tile;                  // tiles taken beyond every block's first
+  uint32_t blocks_done;                // blocks that found no more
+  uint32_t parts_done[kPartialWarps];  // of a warp's rows whose keys are cut
+};
+
+struct PrefillWorkspace {
+  PrefillCounters counters;
+  alignas(256) float4 partials[kPartialWarps][kPartialFloatsPerLane / 4 * 32];
 };
 
 struct PrefillArgs {
   const __nv_bfloat16* q;  // [tokens][num_query_heads][head_dim], rows q_stride elements apart
-  const __nv_bfloat16* r;  // the same
+  const __nv_bfloat16* r;  // the same; null: softmax attention
   __nv_bfloat16* out;      // [tokens][num_query_heads][head_dim]
   int64_t q_stride;
   int64_t r_stride;
   int64_t out_stride;
 
   PagedKvCache cache;
-  const int32_t* query_start;   // [batch + 1]
+  const int32_t* query_start;   // [batch + 1], or null: one row each
   const int32_t* context_len;   // [batch]
   const int32_t* block_tables;  // [batch][max_blocks]
   int64_t max_blocks;
@@ -35,12 +50,18 @@ struct PrefillArgs {
   int group_size;    // query heads a KV head
   float scale_log2;  // softmax_scale * log2(e)
   int window;        // keys a row sees at most
-  PrefillCounters* counters;
+  bool split_keys;   // few tiles may be cut over their keys
+
+  // Set by the launches: tiles times parts that partials have room for and blocks exist for.
+  int part_slots;
+  PrefillWorkspace* workspace;
 };
 
-// Launches for at most `tokens_bound` query rows, on `num_sms` multiprocessors.
+// Both launch for at most `tokens_bound` query rows, on `num_sms` multiprocessors. The first is
+// for Hopper, the second for sm_80 and later.
 void LaunchPrefillWgmma(const PrefillArgs& args, int64_t tokens_bound, int num_sms,
                         cudaStream_t stream);
+void LaunchPortableAttention(const PrefillArgs& args, int64_t tokens_bound, cudaStream_t stream);
 
 }  // namespace parallax::kernels::cuda
 

@@ -12,13 +12,16 @@
 //      when m moves and at every kRecentreInterval-th key tile.
 // Whether they move depends on the row and on absolute key positions only.
 //
+// Softmax attention keeps m, d1 and o1 alone.
+//
 // Thread safety: device code; called by a whole warp.
 #ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_ROW_STATE_CUH_
 #define PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_ROW_STATE_CUH_
 
-#include <cuda_bf16.h>
-
+#include <cmath>
 #include <cstdint>
+
+#include "kernels/cuda/parallax_attention/decode_ptx.cuh"
 
 namespace parallax::kernels::cuda {
 
@@ -33,17 +36,6 @@ __device__ __forceinline__ float QuadMax(float x) {
 __device__ __forceinline__ float QuadSum(float x) {
   x += __shfl_xor_sync(0xFFFFFFFF, x, 1);
   return x + __shfl_xor_sync(0xFFFFFFFF, x, 2);
-}
-
-__device__ __forceinline__ float Exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-__device__ __forceinline__ uint32_t PackBf16(float low, float high) {
-  const __nv_bfloat162 packed = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&packed);
 }
 
 struct PrefillRowState {
@@ -149,12 +141,22 @@ __device__ __forceinline__ void MoveReferences(const PrefillRowUpdate& update,
   }
 }
 
+// The same for softmax attention: rescales the rows that `update` names.
+template <int kOutSize>
+__device__ __forceinline__ void MoveReferences(const PrefillRowUpdate& update,
+                                               PrefillRowState& state, float (&o1)[kOutSize]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) state.d1[i] *= update.alpha[i];
+#pragma unroll
+  for (int j = 0; j < kOutSize; ++j) o1[j] *= update.alpha[j / 2 % 2];
+}
+
 // Weights as A fragments of the product with V: four registers for every 16 keys.
 template <int kSize>
 __device__ __forceinline__ void PackWeights(const float (&p)[kSize],
                                             uint32_t (&packed)[kSize / 8][4]) {
 #pragma unroll
-  for (int j = 0; j < kSize; j += 2) packed[j / 8][j / 2 % 4] = PackBf16(p[j], p[j + 1]);
+  for (int j = 0; j < kSize; j += 2) packed[j / 8][j / 2 % 4] = PackBFloat16(p[j], p[j + 1]);
 }
 
 // Adds a tile to the denominators.
@@ -176,7 +178,7 @@ __device__ __forceinline__ void PackProbes(const float (&p)[kSize], const float 
     const float high = p[j + 1] * (s2[j + 1] - state.c[i]);
     state.d2[i] += low;
     state.d2[i] += high;
-    packed[j / 8][j / 2 % 4] = PackBf16(low, high);
+    packed[j / 8][j / 2 % 4] = PackBFloat16(low, high);
   }
 }
 
@@ -196,6 +198,16 @@ __device__ __forceinline__ void FinishRows(const PrefillRowState& state, float (
     const int i = j / 2 % 2;
     o1[j] = o1[j] * weight[i] - o2[j] * inverse[i];
   }
+}
+
+// The same for softmax attention: out = o1/d1.
+template <int kOutSize>
+__device__ __forceinline__ void FinishRows(const PrefillRowState& state, float (&o1)[kOutSize]) {
+  float inverse[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) inverse[i] = 1.0f / QuadSum(state.d1[i]);
+#pragma unroll
+  for (int j = 0; j < kOutSize; ++j) o1[j] *= inverse[j / 2 % 2];
 }
 
 }  // namespace parallax::kernels::cuda

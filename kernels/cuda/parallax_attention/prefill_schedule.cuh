@@ -6,6 +6,9 @@
 // highest first, whatever sequence they belong to: the longest work starts first and the shortest
 // fills the end.
 //
+// A few rows behind a long prefix make few tiles. Where part_slots has room for twice their
+// number or more, the keys of each are cut into parts, and every part is given to a block.
+//
 // Thread safety: device code; FindTile is called by a whole warp.
 #ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_SCHEDULE_CUH_
 #define PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_SCHEDULE_CUH_
@@ -24,9 +27,14 @@ struct PrefillTile {
   int first_position;  // of the sequence's first row
   int first_row;       // the tile's first, counted from the sequence's first
   int num_rows;        // in the tile
-  int key_begin;       // first key any of its rows sees
+  int key_begin;       // first key any of its rows sees, in this part
   int key_end;         // one past the last key
+  int part;            // of the tile's keys
+  int parts;
+  int first_part;  // rank of the tile's first part
 };
+
+constexpr int kLeastPartBlocks = 16;  // key blocks that make a part worth its merge
 
 // One sequence's share of the ranking.
 struct PrefillSequence {
@@ -34,6 +42,7 @@ struct PrefillSequence {
   int context;
 
   __device__ static PrefillSequence Load(const PrefillArgs& args, int sequence) {
+    if (args.query_start == nullptr) return {1, args.context_len[sequence]};
     return {args.query_start[sequence + 1] - args.query_start[sequence],
             args.context_len[sequence]};
   }
@@ -73,15 +82,34 @@ __device__ inline int SequenceOfTile(const PrefillArgs& args, int keys, int inde
   return -1;
 }
 
-// The tile of this rank for blocks that hold kTileRows packed rows.
+// Leaves a tile the keys of one of at most `most_parts` parts; parts that are not needed become
+// no tile.
+__device__ inline void CutKeys(PrefillTile& tile, int part, int most_parts) {
+  const int first_block = tile.key_begin / kPageSize;
+  const int blocks = (tile.key_end + kPageSize - 1) / kPageSize - first_block;
+  tile.part = part;
+  tile.parts = max(min(blocks / kLeastPartBlocks, most_parts), 1);
+  if (part >= tile.parts) tile.sequence = -1;
+  if (tile.parts == 1) return;
+  const int begin = blocks * part / tile.parts;
+  const int end = blocks * (part + 1) / tile.parts;
+  tile.key_begin = max(tile.key_begin, (first_block + begin) * kPageSize);
+  tile.key_end = min(tile.key_end, (first_block + end) * kPageSize);
+}
+
+// What the block of this rank works on, if blocks hold kTileRows packed rows.
 template <int kTileRows>
 __device__ PrefillTile FindTile(const PrefillArgs& args, uint32_t rank, int lane) {
   PrefillTile tile = {};
   tile.sequence = -1;
-  tile.kv_head = static_cast<int>(rank % args.cache.num_kv_heads);
-  const int row_rank = static_cast<int>(rank / args.cache.num_kv_heads);
   const int rows_per_tile = kTileRows / args.group_size;
-  if (TilesSeeing(args, 1, rows_per_tile, lane) <= row_rank) return tile;
+  const int row_tiles = TilesSeeing(args, 1, rows_per_tile, lane);
+  const int heads = args.cache.num_kv_heads;
+  const int parts = max(min(args.part_slots / max(row_tiles * heads, 1), kMostParts), 1);
+  const int tile_rank = static_cast<int>(rank / parts);
+  tile.kv_head = tile_rank % heads;
+  const int row_rank = tile_rank / heads;
+  if (row_tiles <= row_rank) return tile;
 
   // The most keys that more than row_rank tiles see.
   int keys = 1;
@@ -99,13 +127,15 @@ __device__ PrefillTile FindTile(const PrefillArgs& args, uint32_t rank, int lane
   }
   tile.sequence = SequenceOfTile(args, keys, row_rank - tiles_beyond, rows_per_tile, lane);
   const PrefillSequence sequence = PrefillSequence::Load(args, tile.sequence);
-  tile.first_token = args.query_start[tile.sequence];
+  tile.first_token = args.query_start == nullptr ? tile.sequence : args.query_start[tile.sequence];
   tile.first_position = sequence.context - sequence.rows;
   const int last_row = keys - 1 - tile.first_position;
   tile.first_row = last_row / rows_per_tile * rows_per_tile;
   tile.num_rows = last_row + 1 - tile.first_row;
   tile.key_begin = max(0, tile.first_position + tile.first_row - args.window + 1);
   tile.key_end = keys;
+  tile.first_part = tile_rank * parts;
+  CutKeys(tile, static_cast<int>(rank % parts), parts);
   return tile;
 }
 

@@ -10,13 +10,16 @@
 //   wait S1; P = exp2(S1 - m)              wait S2; move m and c when they must
 //   O1 += P V *                            PS = P (S2 - c)
 //   O2 += PS V *                           next S1 *; wait O1, O2; next S2 *
-// With two such warpgroups the matrix unit has work while either exponentiates.
-#include <climits>
+// With two such warpgroups the matrix unit has work while either exponentiates. Softmax
+// attention is the same without S2 and O2.
+#include <algorithm>
 
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/parallax_attention/prefill_args.h"
 #include "kernels/cuda/parallax_attention/prefill_barrier.cuh"
+#include "kernels/cuda/parallax_attention/prefill_merge.cuh"
 #include "kernels/cuda/parallax_attention/prefill_row_state.cuh"
+#include "kernels/cuda/parallax_attention/prefill_rows.cuh"
 #include "kernels/cuda/parallax_attention/prefill_schedule.cuh"
 #include "kernels/cuda/parallax_attention/prefill_wgmma.cuh"
 
@@ -28,8 +31,7 @@ constexpr int kConsumers = 2;      // consumer warpgroups
 constexpr int kTileRows = kRowsPerGroup * kConsumers;
 constexpr int kThreads = 128 * (kConsumers + 1);
 constexpr int kConsumerWarps = 4 * kConsumers;
-constexpr int kTileSlots = 2;         // tiles known ahead
-constexpr int kHalfBytes = 64 * 128;  // a [64][64] swizzled tile
+constexpr int kTileSlots = 2;  // tiles known ahead
 
 template <int kHeadDim>
 struct alignas(1024) SharedStorage {
@@ -104,14 +106,14 @@ __device__ void ScheduleTiles(const PrefillArgs& args, SharedStorage<kHeadDim>& 
     }
     cursor.Advance();
     if (tile.sequence < 0) break;
-    if (lane == 0) rank = gridDim.x + atomicAdd(&args.counters->next_tile, 1);
+    if (lane == 0) rank = gridDim.x + atomicAdd(&args.workspace->counters.next_tile, 1);
     rank = __shfl_sync(0xFFFFFFFF, rank, 0);
   }
   if (lane == 0) {
     __threadfence();
-    if (atomicAdd(&args.counters->blocks_done, 1) == gridDim.x - 1) {
-      args.counters->next_tile = 0;
-      args.counters->blocks_done = 0;
+    if (atomicAdd(&args.workspace->counters.blocks_done, 1) == gridDim.x - 1) {
+      args.workspace->counters.next_tile = 0;
+      args.workspace->counters.blocks_done = 0;
     }
   }
 }
@@ -184,29 +186,8 @@ __device__ void CopyKeysAndValues(const PrefillArgs& args, SharedStorage<kHeadDi
   }
 }
 
-// Starts copying a consumer's 64 packed rows of q or r into its tile; zeroes the missing ones.
-template <int kHeadDim>
-__device__ void LoadRows(const __nv_bfloat16* source, int64_t stride, const PrefillTile& tile,
-                         int group_size, int packed_begin, uint32_t destination, int lane) {
-  constexpr int kChunks = kHeadDim / 8;  // of 16 bytes
-  const int packed_rows = tile.num_rows * group_size;
-  const __nv_bfloat16* const first = source + (tile.first_token + tile.first_row) * stride +
-                                     int64_t{tile.kv_head} * group_size * kHeadDim;
-  for (int i = lane; i < kRowsPerGroup * kChunks; i += 32) {
-    const int row = i / kChunks;
-    const int chunk = i % kChunks;
-    const int packed = min(packed_begin + row, packed_rows - 1);
-    const int token = packed / group_size;
-    const __nv_bfloat16* const from =
-        first + token * stride + (packed - token * group_size) * kHeadDim + chunk * 8;
-    const uint32_t to =
-        destination + chunk / 8 * kHalfBytes + row * 128 + (((chunk % 8) ^ (row % 8)) * 16);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-  }
-}
-
 // A query loader warp.
-template <int kHeadDim>
+template <int kHeadDim, bool kProbe>
 __device__ void LoadQueries(const PrefillArgs& args, SharedStorage<kHeadDim>& shared, int consumer,
                             int lane) {
   TileReader<kHeadDim> tiles(shared);
@@ -215,10 +196,12 @@ __device__ void LoadQueries(const PrefillArgs& args, SharedStorage<kHeadDim>& sh
   while (tiles.Next(tile, lane)) {
     BarrierWait(SharedAddress(&shared.q_empty[consumer]), parity ^ 1);
     const int packed_begin = consumer * kRowsPerGroup;
-    LoadRows<kHeadDim>(args.q, args.q_stride, tile, args.group_size, packed_begin,
-                       SharedAddress(shared.q[consumer]), lane);
-    LoadRows<kHeadDim>(args.r, args.r_stride, tile, args.group_size, packed_begin,
-                       SharedAddress(shared.r[consumer]), lane);
+    LoadRows<kHeadDim, kRowsPerGroup>(args.q, args.q_stride, tile, args.group_size, packed_begin,
+                                      SharedAddress(shared.q[consumer]), 0, lane);
+    if (kProbe) {
+      LoadRows<kHeadDim, kRowsPerGroup>(args.r, args.r_stride, tile, args.group_size, packed_begin,
+                                        SharedAddress(shared.r[consumer]), 0, lane);
+    }
     asm volatile("cp.async.wait_all;" ::: "memory");
     FenceAsyncProxy();
     __syncwarp();
@@ -246,7 +229,7 @@ __device__ __forceinline__ void IssueOutputs(const uint32_t (&w)[4][4], uint64_t
 }
 
 // A consumer warpgroup's work on its tiles.
-template <int kHeadDim>
+template <int kHeadDim, bool kProbe>
 class Consumer {
  public:
   using Storage = SharedStorage<kHeadDim>;
@@ -256,59 +239,57 @@ class Consumer {
         shared_(shared),
         index_(index),
         lane_(threadIdx.x % 32),
-        row_(threadIdx.x / 32 % 4 * 16 + lane_ / 4),
+        row_(index * kRowsPerGroup + threadIdx.x / 32 % 4 * 16 + lane_ / 4),
         q_(TileDescriptor(SharedAddress(shared.q[index]), 0)),
         r_(TileDescriptor(SharedAddress(shared.r[index]), 0)) {}
 
   __device__ __forceinline__ void Run() {
     TileReader<kHeadDim> tiles(shared_);
     PrefillTile tile;
-    while (tiles.Next(tile, lane_)) RunTile(tile);
+    while (tiles.Next(tile, lane_)) {
+      BeginTile(tile);
+      const int last_block = (tile.key_end - 1) / kPageSize;
+      for (int block = tile.key_begin / kPageSize; block < last_block; ++block) Step<false>(block);
+      Step<true>(last_block);
+      EndTile(tile);
+    }
   }
 
  private:
-  __device__ __forceinline__ void RunTile(const PrefillTile& tile) {
-    BeginTile(tile);
+  __device__ __forceinline__ void BeginTile(const PrefillTile& tile) {
+    rows_.Begin(args_, tile, row_, index_ * kRowsPerGroup, kRowsPerGroup);
+    state_.Reset();
+#pragma unroll
+    for (int j = 0; j < kHeadDim / 2; ++j) o1_[j] = o2_[j] = 0.0f;
     BarrierWait(SharedAddress(&shared_.q_full[index_]), q_parity_);
     q_parity_ ^= 1;
     WaitKeys();
     WgmmaFence();
     IssueScores<kHeadDim>(q_, KeyDescriptor(), s1_);
     WgmmaCommit();
-    IssueScores<kHeadDim>(r_, KeyDescriptor(), s2_);
-    WgmmaCommit();
-    WgmmaWait<1>();
-    PinRegisters(s1_);
-    const int last_block = (tile.key_end - 1) / kPageSize;
-    for (int block = tile.key_begin / kPageSize; block < last_block; ++block) Step<false>(block);
-    Step<true>(last_block);
-    Store(tile);
-  }
-
-  __device__ __forceinline__ void BeginTile(const PrefillTile& tile) {
-    const int packed_rows = tile.num_rows * args_.group_size;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int packed = min(index_ * kRowsPerGroup + row_ + 8 * i, packed_rows - 1);
-      position_[i] = tile.first_position + tile.first_row + packed / args_.group_size;
+    if constexpr (kProbe) {
+      IssueScores<kHeadDim>(r_, KeyDescriptor(), s2_);
+      WgmmaCommit();
+      WgmmaWait<1>();
+    } else {
+      WgmmaWait<0>();
     }
-    // Key blocks that the warpgroup's rows see wholly need no mask.
-    const int first_packed = min(index_ * kRowsPerGroup, packed_rows - 1);
-    const int last_packed = min(index_ * kRowsPerGroup + kRowsPerGroup, packed_rows) - 1;
-    const int base = tile.first_position + tile.first_row;
-    whole_end_ = (base + first_packed / args_.group_size + 1) / kPageSize;
-    whole_begin_ =
-        (max(base + last_packed / args_.group_size - args_.window + 1, 0) + kPageSize - 1) /
-        kPageSize;
-    state_.Reset();
-#pragma unroll
-    for (int j = 0; j < kHeadDim / 2; ++j) o1_[j] = o2_[j] = 0.0f;
+    PinRegisters(s1_);
   }
 
   template <bool kLast>
   __device__ __forceinline__ void Step(int block) {
-    const bool masked = block < whole_begin_ || block >= whole_end_;
-    if (masked) Mask(block);
+    if constexpr (kProbe) {
+      ProbeStep<kLast>(block);
+    } else {
+      SoftmaxStep<kLast>(block);
+    }
+  }
+
+  template <bool kLast>
+  __device__ __forceinline__ void ProbeStep(int block) {
+    const bool masked = rows_.IsMasked(block);
+    if (masked) rows_.Mask(block * kPageSize, args_.window, lane_, s1_);
     const bool recentre = block % kRecentreInterval == 0;
     const PrefillRowUpdate update = ExponentiateScores(s1_, args_.scale_log2, recentre, state_);
     PinRegisters(s1_);
@@ -357,36 +338,52 @@ class Consumer {
     }
   }
 
-  __device__ __forceinline__ void Mask(int block) {
-    const int column = block * kPageSize + 2 * (lane_ % 4);
-    int first[2];
-    int last[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      last[i] = position_[i] - column;
-      first[i] = last[i] - args_.window + 1;
+  template <bool kLast>
+  __device__ __forceinline__ void SoftmaxStep(int block) {
+    ReleaseKeys();
+    if (kLast) ReleaseQueries();
+    if (rows_.IsMasked(block)) rows_.Mask(block * kPageSize, args_.window, lane_, s1_);
+    const PrefillRowUpdate update = ExponentiateScores(s1_, args_.scale_log2, false, state_);
+    if (__any_sync(0xFFFFFFFF, update.moves[0] || update.moves[1])) {
+      MoveReferences(update, state_, o1_);
     }
-    MaskScores(s1_, first, last);
+    uint32_t p[4][4];
+    PackWeights(s1_, p);
+    AddWeights(s1_, state_);
+    WaitValues();
+    PinRegisters(o1_);
+    WgmmaFence();
+    IssueOutputs<kHeadDim>(p, ValueDescriptor(), o1_);
+    WgmmaCommit();
+    if constexpr (!kLast) {
+      WaitKeys();
+      PinRegisters(s1_);
+      WgmmaFence();
+      IssueScores<kHeadDim>(q_, KeyDescriptor(), s1_);
+      WgmmaCommit();
+      WgmmaWait<0>();
+      PinRegisters(s1_);
+    } else {
+      WgmmaWait<0>();
+    }
+    PinRegisters(o1_);
+    ReleaseValues();
   }
 
-  __device__ __forceinline__ void Store(const PrefillTile& tile) {
-    FinishRows(state_, o1_, o2_);
-    const int packed_rows = tile.num_rows * args_.group_size;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int packed = index_ * kRowsPerGroup + row_ + 8 * i;
-      if (packed >= packed_rows) continue;
-      const int token = packed / args_.group_size;
-      const int head = tile.kv_head * args_.group_size + packed % args_.group_size;
-      __nv_bfloat16* const out = args_.out +
-                                 (tile.first_token + tile.first_row + token) * args_.out_stride +
-                                 head * kHeadDim + 2 * (lane_ % 4);
-#pragma unroll
-      for (int j = 0; j < kHeadDim / 8; ++j) {
-        *reinterpret_cast<uint32_t*>(out + 8 * j) =
-            PackBf16(o1_[4 * j + 2 * i], o1_[4 * j + 2 * i + 1]);
-      }
+  __device__ __forceinline__ void EndTile(const PrefillTile& tile) {
+    const int warp = threadIdx.x / 32 - 4;  // of the consumers'
+    if (warp * 16 >= tile.num_rows * args_.group_size) return;
+    if (tile.parts > 1 &&
+        !MergeParts(*args_.workspace, tile.first_part * kConsumerWarps + warp, kConsumerWarps,
+                    tile.part, tile.parts, lane_, state_, o1_, o2_)) {
+      return;
     }
+    if constexpr (kProbe) {
+      FinishRows(state_, o1_, o2_);
+    } else {
+      FinishRows(state_, o1_);
+    }
+    StoreRows<kHeadDim>(args_, tile, row_, lane_, o1_);
   }
 
   __device__ __forceinline__ uint64_t KeyDescriptor() const {
@@ -418,16 +415,14 @@ class Consumer {
   Storage& shared_;
   const int index_;  // of the consumer
   const int lane_;
-  const int row_;  // the thread's first of the consumer's packed rows
+  const int row_;  // the thread's first of the tile's packed rows
   const uint64_t q_;
   const uint64_t r_;
   RingCursor<Storage::kStages> k_cursor_;
   RingCursor<Storage::kStages> v_cursor_;
   uint32_t q_parity_ = 0;
 
-  int position_[2];  // of the thread's rows
-  int whole_begin_;  // key blocks [whole_begin_, whole_end_) are seen by all rows
-  int whole_end_;
+  PrefillRowView rows_;
   PrefillRowState state_;
   float s1_[32];
   float s2_[32];
@@ -435,9 +430,19 @@ class Consumer {
   float o2_[kHeadDim / 2];
 };
 
-template <int kHeadDim>
+// A thread's registers. A launch of 3 warpgroups has 168 each to deal out again: 504 in all. The
+// widest consumers need every one that the producers can do without at the price of spills, and
+// producers have time: they work once a tile.
+template <int kHeadDim, bool kProbe>
+struct RegisterSplit {
+  static constexpr int kConsumer = kHeadDim == 128 && kProbe ? 240 : 232;
+  static constexpr int kProducer = 3 * 168 - 2 * kConsumer;
+};
+
+template <int kHeadDim, bool kProbe>
 __global__ void __launch_bounds__(kThreads, 1)
     PrefillWgmmaKernel(const __grid_constant__ PrefillArgs args) {
+  using Registers = RegisterSplit<kHeadDim, kProbe>;
   extern __shared__ __align__(1024) uint8_t raw[];
   auto& shared = *reinterpret_cast<SharedStorage<kHeadDim>*>(raw);
   if (threadIdx.x == 0) InitBarriers(shared);
@@ -445,7 +450,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   const int warpgroup = threadIdx.x / 128;
   if (warpgroup == 0) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers::kProducer));
     const int warp = threadIdx.x / 32;
     const int lane = threadIdx.x % 32;
     if (warp == 0) {
@@ -453,26 +458,39 @@ __global__ void __launch_bounds__(kThreads, 1)
     } else if (warp == 1) {
       ScheduleTiles(args, shared, lane);
     } else {
-      LoadQueries(args, shared, warp - 2, lane);
+      LoadQueries<kHeadDim, kProbe>(args, shared, warp - 2, lane);
     }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-    Consumer<kHeadDim> consumer(args, shared, warpgroup - 1);
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers::kConsumer));
+    Consumer<kHeadDim, kProbe> consumer(args, shared, warpgroup - 1);
     consumer.Run();
   }
 }
 
-template <int kHeadDim>
-void Launch(const PrefillArgs& args, int64_t tokens_bound, int num_sms, cudaStream_t stream) {
-  const auto kernel = PrefillWgmmaKernel<kHeadDim>;
+template <int kHeadDim, bool kProbe>
+void Launch(PrefillArgs args, int64_t tokens_bound, int num_sms, cudaStream_t stream) {
+  const auto kernel = PrefillWgmmaKernel<kHeadDim, kProbe>;
   constexpr int kSharedBytes = sizeof(SharedStorage<kHeadDim>);
   CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
             "parallax_prefill", "cudaFuncSetAttribute");
   const int rows_per_tile = kTileRows / args.group_size;
-  const int64_t tiles = (tokens_bound / rows_per_tile + args.batch) * args.cache.num_kv_heads;
-  const int blocks = static_cast<int>(tiles < num_sms ? tiles : num_sms);
+  int64_t tiles = (tokens_bound / rows_per_tile + args.batch) * args.cache.num_kv_heads;
+  if (args.split_keys) {
+    args.part_slots = std::min(num_sms, kPartialWarps / kConsumerWarps);
+    tiles *= kMostParts;
+  }
+  const int blocks = static_cast<int>(std::min<int64_t>(tiles, num_sms));
   kernel<<<blocks, kThreads, kSharedBytes, stream>>>(args);
   CheckLaunch("parallax_prefill");
+}
+
+template <int kHeadDim>
+void LaunchOfDim(const PrefillArgs& args, int64_t tokens_bound, int num_sms, cudaStream_t stream) {
+  if (args.r != nullptr) {
+    Launch<kHeadDim, true>(args, tokens_bound, num_sms, stream);
+  } else {
+    Launch<kHeadDim, false>(args, tokens_bound, num_sms, stream);
+  }
 }
 
 }  // namespace
@@ -480,9 +498,9 @@ void Launch(const PrefillArgs& args, int64_t tokens_bound, int num_sms, cudaStre
 void LaunchPrefillWgmma(const PrefillArgs& args, int64_t tokens_bound, int num_sms,
                         cudaStream_t stream) {
   if (args.cache.head_dim == 128) {
-    Launch<128>(args, tokens_bound, num_sms, stream);
+    LaunchOfDim<128>(args, tokens_bound, num_sms, stream);
   } else {
-    Launch<64>(args, tokens_bound, num_sms, stream);
+    LaunchOfDim<64>(args, tokens_bound, num_sms, stream);
   }
 }
 

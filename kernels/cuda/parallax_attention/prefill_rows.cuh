@@ -1,0 +1,116 @@
+// A tile's packed query rows: where they are in memory, and which keys they see.
+//
+// Thread safety: device code; called by a whole warp.
+#ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_ROWS_CUH_
+#define PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_ROWS_CUH_
+
+#include <cstdint>
+
+#include "kernels/cuda/parallax_attention/decode_ptx.cuh"
+#include "kernels/cuda/parallax_attention/prefill_args.h"
+#include "kernels/cuda/parallax_attention/prefill_row_state.cuh"
+#include "kernels/cuda/parallax_attention/prefill_schedule.cuh"
+#include "kernels/kv_cache_view.h"
+
+namespace parallax::kernels::cuda {
+
+constexpr int kHalfBytes = 64 * 128;  // a [64][64] swizzled tile: half of a block at head_dim 128
+
+// Byte offset of 16-byte chunk `chunk` of row `row` in a swizzled block (paged_kv_cache.h).
+__device__ __forceinline__ uint32_t ChunkOffset(int row, int chunk) {
+  return chunk / 8 * kHalfBytes + row * 128 + (((chunk % 8) ^ (row % 8)) * 16);
+}
+
+// Starts copying kRows packed rows of q or r, from packed_begin on, into rows row_begin .. of a
+// swizzled block. Rows beyond the tile's repeat its last one. Arrives with cp.async.wait_all.
+template <int kHeadDim, int kRows>
+__device__ void LoadRows(const __nv_bfloat16* source, int64_t stride, const PrefillTile& tile,
+                         int group_size, int packed_begin, uint32_t block, int row_begin,
+                         int lane) {
+  constexpr int kChunks = kHeadDim / 8;
+  const int packed_rows = tile.num_rows * group_size;
+  const __nv_bfloat16* const first = source + (tile.first_token + tile.first_row) * stride +
+                                     int64_t{tile.kv_head} * group_size * kHeadDim;
+  for (int i = lane; i < kRows * kChunks; i += 32) {
+    const int row = i / kChunks;
+    const int chunk = i % kChunks;
+    const int packed = min(packed_begin + row, packed_rows - 1);
+    const int token = packed / group_size;
+    const __nv_bfloat16* const from =
+        first + token * stride + (packed - token * group_size) * kHeadDim + chunk * 8;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                     block + ChunkOffset(row_begin + row, chunk)),
+                 "l"(from)
+                 : "memory");
+  }
+}
+
+// What a thread's two rows, `row` and row + 8 of the tile's packed rows, see of the keys.
+class PrefillRowView {
+ public:
+  // [packed_begin, packed_begin + packed_size) are the rows that take a step together.
+  __device__ __forceinline__ void Begin(const PrefillArgs& args, const PrefillTile& tile, int row,
+                                        int packed_begin, int packed_size) {
+    const int packed_rows = tile.num_rows * args.group_size;
+    const int base = tile.first_position + tile.first_row;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      position_[i] = base + min(row + 8 * i, packed_rows - 1) / args.group_size;
+    }
+    const int first_packed = min(packed_begin, packed_rows - 1);
+    const int last_packed = min(packed_begin + packed_size, packed_rows) - 1;
+    whole_end_ = (base + first_packed / args.group_size + 1) / kPageSize;
+    whole_begin_ =
+        (max(base + last_packed / args.group_size - args.window + 1, 0) + kPageSize - 1) /
+        kPageSize;
+  }
+
+  // Whether some of the rows do not see all of a key block.
+  __device__ __forceinline__ bool IsMasked(int block) const {
+    return block < whole_begin_ || block >= whole_end_;
+  }
+
+  // Masks the scores of the keys from `key` on.
+  template <int kSize>
+  __device__ __forceinline__ void Mask(int key, int window, int lane, float (&s1)[kSize]) const {
+    const int column = key + 2 * (lane % 4);
+    int first[2];
+    int last[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      last[i] = position_[i] - column;
+      first[i] = last[i] - window + 1;
+    }
+    MaskScores(s1, first, last);
+  }
+
+ private:
+  int position_[2];  // of the thread's rows
+  int whole_begin_;  // key blocks [whole_begin_, whole_end_) are seen by all rows
+  int whole_end_;
+};
+
+// Writes a thread's two finished rows, `row` and row + 8 of the tile's packed rows.
+template <int kHeadDim>
+__device__ __forceinline__ void StoreRows(const PrefillArgs& args, const PrefillTile& tile, int row,
+                                          int lane, const float (&out)[kHeadDim / 2]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int packed = row + 8 * i;
+    if (packed >= tile.num_rows * args.group_size) continue;
+    const int token = packed / args.group_size;
+    const int head = tile.kv_head * args.group_size + packed % args.group_size;
+    __nv_bfloat16* const to = args.out +
+                              (tile.first_token + tile.first_row + token) * args.out_stride +
+                              head * kHeadDim + 2 * (lane % 4);
+#pragma unroll
+    for (int j = 0; j < kHeadDim / 8; ++j) {
+      *reinterpret_cast<uint32_t*>(to + 8 * j) =
+          PackBFloat16(out[4 * j + 2 * i], out[4 * j + 2 * i + 1]);
+    }
+  }
+}
+
+}  // namespace parallax::kernels::cuda
+
+#endif  // PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_ROWS_CUH_
