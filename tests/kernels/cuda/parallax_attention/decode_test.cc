@@ -16,7 +16,8 @@ using reference::AttentionProblem;
 // bfloat16 weights and output: softmax alone lands at 2e-3 to 4e-3.
 constexpr double kTolerance = 1.2e-2;
 
-std::vector<AttentionProblem> Problems(const DecodeShape& shape, const std::vector<int>& contexts,
+std::vector<AttentionProblem> Problems(const AttentionShape& shape,
+                                       const std::vector<int>& contexts,
                                        const std::vector<int>& query_rows, std::mt19937& rng) {
   std::vector<AttentionProblem> problems;
   for (size_t i = 0; i < contexts.size(); ++i) {
@@ -35,7 +36,7 @@ double WorstError(const std::vector<AttentionProblem>& problems, DecodeBatch& ba
   return worst;
 }
 
-double WorstError(const DecodeShape& shape, const std::vector<int>& contexts,
+double WorstError(const AttentionShape& shape, const std::vector<int>& contexts,
                   const std::vector<int>& query_rows = {}, uint32_t seed = 1) {
   std::mt19937 rng(seed);
   const auto problems = Problems(shape, contexts, query_rows, rng);
@@ -45,7 +46,7 @@ double WorstError(const DecodeShape& shape, const std::vector<int>& contexts,
 
 struct NamedShape {
   std::string name;
-  DecodeShape shape;
+  AttentionShape shape;
 };
 
 class DecodeShapes : public testing::TestWithParam<NamedShape> {};
@@ -68,7 +69,7 @@ TEST_P(DecodeShapes, SeveralQueryRows) {
 
 TEST_P(DecodeShapes, SlidingWindow) {
   for (const int window : {1, 64, 100}) {
-    DecodeShape shape = GetParam().shape;
+    AttentionShape shape = GetParam().shape;
     shape.window = window;
     EXPECT_LT(WorstError(shape, {1, 64, 65, 500, 1111}), kTolerance) << window;
     EXPECT_LT(WorstError(shape, {8, 64, 65, 500, 1111}, {8, 3, 2, 8, 1}), kTolerance) << window;
@@ -98,7 +99,7 @@ TEST(DecodeTest, RandomBatches) {
     const auto pick = [&](int low, int high) {
       return std::uniform_int_distribution<int>(low, high)(rng);
     };
-    DecodeShape shape;
+    AttentionShape shape;
     shape.kv_heads = pick(1, 4);
     shape.query_heads = shape.kv_heads * pick(1, 16);
     shape.head_dim = pick(0, 1) ? 128 : 64;
@@ -113,7 +114,7 @@ TEST(DecodeTest, RandomBatches) {
 
 TEST(DecodeTest, ProbeCostsAtMostThreeTimesSoftmaxError) {
   for (const float key_mean : {0.0f, 3.0f}) {
-    DecodeShape shape{.query_heads = 16, .kv_heads = 4, .key_mean = key_mean};
+    AttentionShape shape{.query_heads = 16, .kv_heads = 4, .key_mean = key_mean};
     shape.query_deviation = 0.5f;
     shape.probe_deviation = 0.3f;
     const double probed = WorstError(shape, {700, 3000});

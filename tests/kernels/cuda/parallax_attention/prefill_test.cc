@@ -1,4 +1,4 @@
-// The GPU's prefill against the double-precision oracle.
+// The GPU's prefill against the double-precision oracle: Hopper's kernels and the portable ones.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,8 +8,9 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/cuda/execution.h"
 #include "kernels/cuda/parallax_prefill.h"
-#include "tests/kernels/cuda/parallax_attention/decode_harness.h"
+#include "tests/kernels/cuda/parallax_attention/attention_batch.h"
 #include "tests/kernels/cuda/parallax_attention/prefill_harness.h"
 
 namespace parallax::kernels::cuda {
@@ -25,8 +26,11 @@ struct Chunk {
   int context;
 };
 
-std::vector<AttentionProblem> Problems(const DecodeShape& shape, const std::vector<Chunk>& chunks,
-                                       std::mt19937& rng) {
+const std::vector<Chunk> kRagged = {{1, 1},    {63, 63},   {64, 130}, {65, 165},
+                                    {7, 1000}, {129, 129}, {200, 456}};
+
+std::vector<AttentionProblem> Problems(const AttentionShape& shape,
+                                       const std::vector<Chunk>& chunks, std::mt19937& rng) {
   std::vector<AttentionProblem> problems;
   for (const Chunk& chunk : chunks) {
     problems.push_back(RandomProblem(shape, chunk.rows, chunk.context, rng));
@@ -34,27 +38,36 @@ std::vector<AttentionProblem> Problems(const DecodeShape& shape, const std::vect
   return problems;
 }
 
-double WorstError(const std::vector<AttentionProblem>& problems, std::mt19937& rng) {
-  PrefillBatch batch(problems, rng);
-  const auto outs = batch.Run();
+std::vector<std::vector<double>> References(const std::vector<AttentionProblem>& problems) {
+  std::vector<std::vector<double>> references;
+  for (const AttentionProblem& problem : problems) {
+    references.push_back(reference::Attention(problem));
+  }
+  return references;
+}
+
+double WorstError(const std::vector<std::vector<float>>& outs,
+                  const std::vector<std::vector<double>>& references) {
   double worst = 0.0;
-  for (size_t i = 0; i < problems.size(); ++i) {
-    worst = std::max(worst, RelativeError(outs[i], reference::Attention(problems[i])));
+  for (size_t i = 0; i < outs.size(); ++i) {
+    worst = std::max(worst, RelativeError(outs[i], references[i]));
   }
   return worst;
 }
 
-double WorstError(const DecodeShape& shape, const std::vector<Chunk>& chunks) {
+// Of both kernels.
+double WorstError(const AttentionShape& shape, const std::vector<Chunk>& chunks) {
   std::mt19937 rng(1);
-  return WorstError(Problems(shape, chunks, rng), rng);
+  const auto problems = Problems(shape, chunks, rng);
+  const auto references = References(problems);
+  PrefillBatch batch(problems, rng);
+  return std::max(WorstError(batch.Run(TunedDevice()), references),
+                  WorstError(batch.Run(PortableDevice()), references));
 }
-
-const std::vector<Chunk> kRagged = {{1, 1},    {63, 63},   {64, 130}, {65, 165},
-                                    {7, 1000}, {129, 129}, {200, 456}};
 
 struct NamedShape {
   std::string name;
-  DecodeShape shape;
+  AttentionShape shape;
 };
 
 class PrefillShapes : public testing::TestWithParam<NamedShape> {};
@@ -64,80 +77,133 @@ TEST_P(PrefillShapes, RaggedChunksBehindPrefixes) {
 }
 
 TEST_P(PrefillShapes, SlidingWindow) {
-  DecodeShape shape = GetParam().shape;
+  AttentionShape shape = GetParam().shape;
   for (const int window : {1, 64, 100}) {
     shape.window = window;
     EXPECT_LT(WorstError(shape, kRagged), kTolerance) << window;
   }
 }
 
+// Few rows behind a long prefix: the keys are cut between blocks, which merge.
+TEST_P(PrefillShapes, FewRowsBehindManyKeys) {
+  EXPECT_LT(WorstError(GetParam().shape, {{3, 9001}, {40, 2100}}), kTolerance);
+  AttentionShape windowed = GetParam().shape;
+  windowed.window = 5000;
+  EXPECT_LT(WorstError(windowed, {{5, 9001}}), kTolerance);
+}
+
 TEST_P(PrefillShapes, SameBitsEveryTime) {
   std::mt19937 rng(2);
-  PrefillBatch batch(Problems(GetParam().shape, kRagged, rng), rng);
-  EXPECT_EQ(batch.Run(), batch.Run());
+  for (const auto& chunks : {kRagged, std::vector<Chunk>{{3, 9001}}}) {
+    PrefillBatch batch(Problems(GetParam().shape, chunks, rng), rng);
+    for (const DeviceProperties& device : {TunedDevice(), PortableDevice()}) {
+      EXPECT_EQ(batch.Run(device), batch.Run(device));
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(
     All, PrefillShapes,
-    testing::Values(NamedShape{"Group1Dim128", {.query_heads = 2, .kv_heads = 2, .head_dim = 128}},
-                    NamedShape{"Group2Dim128", {.query_heads = 4, .kv_heads = 2, .head_dim = 128}},
-                    NamedShape{"Group3Dim128", {.query_heads = 6, .kv_heads = 2, .head_dim = 128}},
+    testing::Values(NamedShape{"Group1Dim128", {.query_heads = 2, .kv_heads = 2}},
+                    NamedShape{"Group2Dim128", {.query_heads = 4, .kv_heads = 2}},
+                    NamedShape{"Group3Dim128", {.query_heads = 6, .kv_heads = 2}},
                     NamedShape{"Group4Dim64", {.query_heads = 4, .kv_heads = 1, .head_dim = 64}},
-                    NamedShape{"Group16Dim128",
-                               {.query_heads = 16, .kv_heads = 1, .head_dim = 128}}),
+                    NamedShape{"Group16Dim128", {.query_heads = 16, .kv_heads = 1}},
+                    NamedShape{"SoftmaxDim128", {.query_heads = 4, .kv_heads = 2, .probe = false}},
+                    NamedShape{"SoftmaxDim64",
+                               {.query_heads = 4, .kv_heads = 2, .head_dim = 64, .probe = false}}),
     [](const auto& info) { return info.param.name; });
 
-// A row's bits depend on nothing but its own inputs: neither chunking nor neighbours nor pages.
+// Without split_keys a row's bits depend on its own inputs: neither chunking nor neighbours nor
+// pages.
 TEST(PrefillTest, ChunksOfAPromptGiveTheBitsOfTheWhole) {
-  const DecodeShape shape = {.query_heads = 4, .kv_heads = 2, .head_dim = 128};
-  constexpr int kContext = 1300;
+  const AttentionShape shape = {.query_heads = 4, .kv_heads = 2};
+  constexpr int kContext = 2300;
   std::mt19937 rng(3);
   const AttentionProblem whole = RandomProblem(shape, kContext, kContext, rng);
-  const auto expected = PrefillBatch({whole}, rng).Run()[0];
   const size_t row = size_t(shape.query_heads) * shape.head_dim;
   const size_t token = size_t(shape.kv_heads) * shape.head_dim;
-  for (const Chunk chunk : {Chunk{1, 1}, Chunk{37, 500}, Chunk{200, 1100}, Chunk{3, 1300}}) {
-    AttentionProblem part = whole;
-    part.query_rows = chunk.rows;
-    part.context = chunk.context;
-    const size_t begin = (chunk.context - chunk.rows) * row;
-    const size_t end = chunk.context * row;
-    part.q.assign(whole.q.begin() + begin, whole.q.begin() + end);
-    part.r.assign(whole.r.begin() + begin, whole.r.begin() + end);
-    part.k.resize(chunk.context * token);
-    part.v.resize(chunk.context * token);
-    const AttentionProblem neighbour = RandomProblem(shape, 70, 90, rng);
-    const auto out = PrefillBatch({neighbour, part}, rng).Run()[1];
-    EXPECT_EQ(out, std::vector<float>(expected.begin() + begin, expected.begin() + end))
-        << chunk.rows << " rows up to " << chunk.context;
+  const auto run = [&](const std::vector<AttentionProblem>& problems,
+                       const DeviceProperties& device) {
+    PrefillBatch batch(problems, rng);
+    batch.params().split_keys = false;
+    return batch.Run(device).back();
+  };
+  for (const DeviceProperties& device : {TunedDevice(), PortableDevice()}) {
+    const std::vector<float> expected = run({whole}, device);
+    for (const Chunk chunk : {Chunk{1, 1}, Chunk{37, 500}, Chunk{200, 1100}, Chunk{3, 2300}}) {
+      AttentionProblem part = whole;
+      part.query_rows = chunk.rows;
+      part.context = chunk.context;
+      const size_t begin = (chunk.context - chunk.rows) * row;
+      const size_t end = chunk.context * row;
+      part.q.assign(whole.q.begin() + begin, whole.q.begin() + end);
+      part.r.assign(whole.r.begin() + begin, whole.r.begin() + end);
+      part.k.resize(chunk.context * token);
+      part.v.resize(chunk.context * token);
+      const AttentionProblem neighbour = RandomProblem(shape, 70, 90, rng);
+      EXPECT_EQ(run({neighbour, part}, device),
+                std::vector<float>(expected.begin() + begin, expected.begin() + end))
+          << chunk.rows << " rows up to " << chunk.context;
+    }
   }
 }
 
-// The correction term may be much larger than the output; keys may lie off zero.
+TEST(PrefillTest, ReplaysAGraphWithOtherContents) {
+  const AttentionShape shape = {.query_heads = 2, .kv_heads = 1};
+  std::mt19937 rng(4);
+  std::vector<std::vector<AttentionProblem>> contents;
+  // The first has as many tokens, pages and table columns as any.
+  for (const auto& chunks : std::vector<std::vector<Chunk>>{{{300, 2500}, {200, 900}, {64, 64}},
+                                                            {{1, 1}, {100, 900}, {3, 2500}},
+                                                            {{64, 64}, {200, 2499}, {130, 131}},
+                                                            {{2, 2500}, {1, 2}, {1, 1}}}) {
+    contents.push_back(Problems(shape, chunks, rng));
+  }
+  std::vector<std::vector<std::vector<double>>> references;
+  for (const auto& problems : contents) references.push_back(References(problems));
+  for (const DeviceProperties& device : {TunedDevice(), PortableDevice()}) {
+    PrefillBatch batch(contents[0], rng);
+    const OwnedStream stream(0);
+    const Graph graph = Graph::Capture(
+        stream.stream(), [&] { batch.Enqueue(device, stream.stream().cuda_stream()); });
+    for (const size_t i : {1, 0, 3, 2}) {
+      batch.batch().TakeContents(AttentionBatch(contents[i], rng));
+      batch.batch().PoisonOut();
+      graph.Launch(stream.stream());
+      EXPECT_LT(WorstError(batch.batch().ReadOut(), references[i]), kTolerance) << "contents " << i;
+    }
+  }
+}
+
+// The correction term may be much larger than the output; keys may lie off zero; scores may be
+// far apart.
 TEST(PrefillTest, ErrorStaysNearSoftmaxs) {
-  for (const float key_mean : {0.0f, 3.0f}) {
-    DecodeShape shape = {.query_heads = 2, .kv_heads = 1, .head_dim = 128};
-    shape.key_mean = key_mean;
-    shape.probe_deviation = 0.0f;
-    const double softmax = WorstError(shape, {{200, 2000}});
-    for (const float probe_deviation : {1.0f, 10.0f, 1000.0f}) {
-      shape.probe_deviation = probe_deviation;
-      EXPECT_LT(WorstError(shape, {{200, 2000}}), 3 * softmax)
-          << "keys of mean " << key_mean << ", r scaled by " << probe_deviation;
+  for (const std::vector<Chunk>& chunks : {std::vector<Chunk>{{200, 2000}}, {{5, 6000}}}) {
+    for (const float key_mean : {0.0f, 3.0f}) {
+      AttentionShape shape = {.query_heads = 2, .kv_heads = 1, .key_mean = key_mean};
+      shape.probe_deviation = 0.0f;
+      const double softmax = WorstError(shape, chunks);
+      for (const float probe_deviation : {1.0f, 10.0f, 1000.0f}) {
+        shape.probe_deviation = probe_deviation;
+        EXPECT_LT(WorstError(shape, chunks), 3 * softmax)
+            << "keys of mean " << key_mean << ", r scaled by " << probe_deviation << ", context "
+            << chunks[0].context;
+      }
     }
   }
 }
 
 TEST(PrefillTest, LogitsOfTenThousand) {
-  DecodeShape shape = {.query_heads = 2, .kv_heads = 1, .head_dim = 128};
+  AttentionShape shape = {.query_heads = 2, .kv_heads = 1};
   shape.query_deviation = 3000.0f;
   EXPECT_LT(WorstError(shape, {{200, 700}}), kTolerance);
+  EXPECT_LT(WorstError(shape, {{3, 5000}}), kTolerance);
 }
 
 TEST(PrefillTest, RefusesByName) {
-  std::mt19937 rng(4);
-  const DecodeShape shape = {.query_heads = 2, .kv_heads = 1, .head_dim = 128};
-  PrefillBatch batch(Problems(shape, {{5, 5}}, rng), rng);
+  std::mt19937 rng(5);
+  PrefillBatch batch(Problems({.query_heads = 2, .kv_heads = 1}, {{5, 5}}, rng), rng);
   const ParallaxPrefillParams good = batch.params();
   const auto refuses = [&](const ParallaxPrefillParams& params, const std::string& operand) {
     batch.params() = params;
@@ -149,7 +215,7 @@ TEST(PrefillTest, RefusesByName) {
     }
   };
   ParallaxPrefillParams bad = good;
-  bad.r = {};
+  bad.r.shape[0] = 4;
   refuses(bad, "r");
   bad = good;
   bad.sliding_window = -1;
@@ -157,6 +223,9 @@ TEST(PrefillTest, RefusesByName) {
   bad = good;
   bad.workspace = {};
   refuses(bad, "workspace");
+  bad = good;
+  bad.workspace = {good.workspace.data() + 16, good.workspace.size()};
+  refuses(bad, "workspace.data");
   bad = good;
   bad.softmax_scale = 0.0f;
   refuses(bad, "softmax_scale");
