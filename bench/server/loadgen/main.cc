@@ -80,10 +80,7 @@ absl::Status RunOnce(const CommandLine& line, const RunPoint& run) {
   if (!line.csv_file.empty()) {
     if (absl::Status status = AppendCsv(line.csv_file, *result); !status.ok()) return status;
   }
-  if ((*result)["requests"]["completed"] == 0) {
-    return absl::UnavailableError("no request of the measurement window completed");
-  }
-  return absl::OkStatus();
+  return RequireCompleted(*result);
 }
 
 absl::Status RunSweep(const CommandLine& line, const nlohmann::json& model, const RunPoint& run) {

@@ -91,8 +91,22 @@ absl::Status SweepFile::Write() const {
   return absl::OkStatus();
 }
 
+absl::Status RequireCompleted(const nlohmann::json& result) {
+  if (result["requests"]["completed"] > 0) return absl::OkStatus();
+  return absl::DeadlineExceededError(
+      absl::StrCat("no request that was due within the ", result["window_seconds"].dump(),
+                   " s of the measurement window completed: lengthen --duration"));
+}
+
 absl::Status RunGrid(const ExperimentOptions& base, const GridOptions& grid, const RunPoint& run,
                      SweepFile* file) {
+  const RunPoint checked_run = [&run](const ExperimentOptions& options) {
+    absl::StatusOr<nlohmann::json> result = run(options);
+    if (result.ok()) {
+      if (absl::Status s = RequireCompleted(*result); !s.ok()) result = s;
+    }
+    return result;
+  };
   for (const std::string& prompt : grid.prompt_tokens) {
     for (const std::string& output : grid.output_tokens) {
       for (const int32_t concurrency : grid.concurrencies) {
@@ -103,7 +117,7 @@ absl::Status RunGrid(const ExperimentOptions& base, const GridOptions& grid, con
         options.run.arrivals.reset();
         const nlohmann::json key = {
             {"concurrency", concurrency}, {"prompt_tokens", prompt}, {"output_tokens", output}};
-        absl::StatusOr<nlohmann::json> result = RunOrRecall(options, key, run, file);
+        absl::StatusOr<nlohmann::json> result = RunOrRecall(options, key, checked_run, file);
         if (!result.ok()) return result.status();
       }
     }

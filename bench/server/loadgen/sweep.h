@@ -60,6 +60,11 @@ class SweepFile {
   nlohmann::json document_;
 };
 
+/// DEADLINE_EXCEEDED if no request that was due in the run's window completed: the window is
+/// too short for the load, and its figures would be zeros.
+absl::Status RequireCompleted(const nlohmann::json& result);
+
+/// Stops at the first point that fails or completes nothing; that one is not in the file.
 absl::Status RunGrid(const ExperimentOptions& base, const GridOptions& grid, const RunPoint& run,
                      SweepFile* file);
 

@@ -49,11 +49,12 @@ def run_table(runs: Sequence[Run]) -> str:
             f"{requests['completed']:,}", f"{errors:,}",
             f"{run.document['throughput']['requests_per_second']:,.2f}",
             f"{run.output_rate:,.0f}",
+            "-" if run.goodput_share is None else f"{run.goodput_share:.1%}",
             *(f"{run.latency_ms(name, statistic):,.2f}"
               for name in ("ttft", "tpot", "e2e") for statistic in ("p50", "p99")),
         ])
-    return _table(["run", "completed", "errors", "req/s", "output tok/s", "TTFT p50", "p99",
-                   "TPOT p50", "p99", "E2E p50", "p99"], rows)
+    return _table(["run", "completed", "errors", "req/s", "output tok/s", "within SLO", "TTFT p50",
+                   "p99", "TPOT p50", "p99", "E2E p50", "p99"], rows)
 
 
 def _ratio(after: float, before: float, higher_is_better: bool) -> str:
@@ -83,9 +84,11 @@ def comparison_table(before: Sequence[Run], after: Sequence[Run]) -> Optional[st
 
 def model_line(run: Run) -> str:
     model = run.document["model"]
-    return html.escape(
-        f"{model['name']}, {model['num_parameters'] / 1e6:,.1f} M parameters on {model['device']}, "
-        f"server {model['server_version']}, started {run.document['started_at']}")
+    facts = [f"{model['name']}, {model['num_parameters'] / 1e6:,.1f} M parameters",
+             model["device"], f"server {model['server_version']}",
+             f"started {run.document['started_at']}",
+             *(f"{name}: {value}" for name, value in run.document["annotations"].items())]
+    return html.escape("; ".join(facts))
 
 
 def page(title: str, sections: Sequence[tuple[str, str]]) -> str:

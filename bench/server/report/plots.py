@@ -12,6 +12,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.ticker  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from results import LATENCIES, Run  # noqa: E402
@@ -37,6 +38,14 @@ def _shapes(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((run.prompt_tokens, run.output_tokens) for run in runs))
 
 
+def _plain_log_scale(axes: plt.Axes) -> None:
+    """A logarithmic y axis whose ticks read 0.5, 20, 1,000."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+
+
 def frontier(runs: Sequence[Run], latency: str = "ttft", statistic: str = "p99") -> Optional[Figure]:
     """Throughput against latency: each line is one shape of request under rising load."""
     if len(runs) < 2:
@@ -47,7 +56,8 @@ def frontier(runs: Sequence[Run], latency: str = "ttft", statistic: str = "p99")
         for source in sources:
             line = sorted(
                 (r for r in runs
-                 if (r.source, r.prompt_tokens, r.output_tokens) == (source, prompt, output)),
+                 if (r.source, r.prompt_tokens, r.output_tokens) == (source, prompt, output)
+                 and r.latency_ms(latency, "count") > 0),
                 key=lambda run: run.load)
             if not line:
                 continue
@@ -61,8 +71,9 @@ def frontier(runs: Sequence[Run], latency: str = "ttft", statistic: str = "p99")
                               fontsize=7, color="#555555")
     axes.set_xlabel("output tokens per second")
     axes.set_ylabel(f"{LATENCIES[latency]}, {statistic} (ms)")
-    axes.set_yscale("log")
-    axes.set_title("Throughput and latency; the small numbers are the load", fontsize=10)
+    _plain_log_scale(axes)
+    load = "concurrent requests" if runs[0].is_closed_loop else "requests sent a second"
+    axes.set_title(f"Throughput and latency; at each point: {load}", fontsize=10)
     axes.legend(fontsize=8, frameon=False)
     return figure
 
@@ -97,9 +108,22 @@ def heat_map(runs: Sequence[Run]) -> Optional[Figure]:
     return figure
 
 
+def _spread(runs: Sequence[Run], limit: int) -> list[Run]:
+    """At most `limit` of the runs, evenly over their order, the ends included."""
+    if len(runs) <= limit:
+        return list(runs)
+    return [runs[round(i * (len(runs) - 1) / (limit - 1))] for i in range(limit)]
+
+
 def percentile_curves(runs: Sequence[Run], latency: str, limit: int = 6) -> Optional[Figure]:
-    """The whole distribution of one latency, out to the rarest request."""
-    drawn = [run for run in runs if run.histogram_ms(latency)][:limit]
+    """The whole distribution of one latency, out to the rarest request.
+
+    Of a sweep: the runs of its middle shape of request, as many as can be told apart.
+    """
+    shapes = _shapes(runs)
+    middle = shapes[len(shapes) // 2]
+    drawn = _spread([run for run in runs if run.histogram_ms(latency)
+                     and (run.prompt_tokens, run.output_tokens) == middle], limit)
     if not drawn:
         return None
     figure, axes = _new_figure()
@@ -112,11 +136,14 @@ def percentile_curves(runs: Sequence[Run], latency: str, limit: int = 6) -> Opti
             ys.append(value)
         axes.step(xs, ys, where="pre", color=PALETTE[index % 6], label=f"{run.source}: {run.name}")
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    _plain_log_scale(axes)
+    # Chunks that were read back to back would stretch the axis down to microseconds.
+    lowest = 0.1 * min(run.latency_ms(latency, "p50") for run in drawn)
+    axes.set_ylim(bottom=max(lowest, axes.get_ylim()[0]))
     ticks = {1: "0", 2: "50", 10: "90", 100: "99", 1000: "99.9", 10000: "99.99"}
     top = max(axes.get_xlim()[1], 10)
     axes.set_xticks([t for t in ticks if t <= top], [ticks[t] for t in ticks if t <= top])
-    axes.minorticks_off()
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.set_xlabel("percentile")
     axes.set_ylabel(f"{LATENCIES[latency]} (ms)")
     axes.legend(fontsize=7, frameon=False)
@@ -130,13 +157,16 @@ def timeline(run: Run) -> Optional[Figure]:
     if len(seconds) < 3:
         return None
     figure, axes = _new_figure(height=3.2)
-    xs = range(len(seconds))
-    axes.plot(xs, [tokens for _, _, tokens in seconds], color=PALETTE[0], label="output tokens/s")
+    xs = [second + 0.5 for second in range(len(seconds))]
+    axes.plot(xs, [tokens for _, _, tokens in seconds], color=PALETTE[0])
+    axes.set_xlim(0, len(seconds))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds since the start (warm-up included)")
     axes.set_ylabel("output tokens/s", color=PALETTE[0])
     right = axes.twinx()
-    right.plot(xs, [done for _, done, _ in seconds], color=PALETTE[1], linewidth=1)
+    right.bar(xs, [done for _, done, _ in seconds], width=0.6, color=PALETTE[1], alpha=0.35)
+    axes.set_zorder(right.get_zorder() + 1)  # the line over the bars
+    axes.set_facecolor("none")
     right.set_ylim(bottom=0)
     right.set_ylabel("requests finished/s", color=PALETTE[1])
     axes.set_title(f"{run.source}: {run.name}", fontsize=10)

@@ -29,14 +29,24 @@ def pictures(runs: Sequence[Run]) -> Iterator[Picture]:
     yield ("heat_map", "Throughput over batch and context", plots.heat_map(runs))
     yield ("ttft", "TTFT, all percentiles", plots.percentile_curves(runs, "ttft"))
     yield ("itl", "ITL, all percentiles", plots.percentile_curves(runs, "itl"))
-    yield ("timeline", "The last run, second by second", plots.timeline(runs[-1]))
+    yield ("timeline", "The fastest run, second by second",
+           plots.timeline(max(runs, key=lambda run: run.output_rate)))
+
+
+def _first_of_each_source(runs: Sequence[Run]) -> list[Run]:
+    first: dict[str, Run] = {}
+    for run in runs:
+        first.setdefault(run.source, run)
+    return list(first.values())
 
 
 def write_report(out: pathlib.Path, title: str, runs: Sequence[Run],
                  comparison: Optional[str]) -> list[pathlib.Path]:
     """Writes report.html and one PNG a picture; returns what was written."""
     out.mkdir(parents=True, exist_ok=True)
-    sections = [("Server", f"<p>{page.model_line(runs[0])}</p>")]
+    servers = dict.fromkeys(page.model_line(run) for run in _first_of_each_source(runs))
+    sections = [("Servers" if len(servers) > 1 else "Server",
+                 "".join(f"<p>{line}</p>" for line in servers))]
     if comparison is not None:
         sections.append(("After against before", comparison))
     sections.append(("Runs", page.run_table(runs)))

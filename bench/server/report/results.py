@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from typing import Any, Sequence
+from typing import Any, Optional, Sequence
 
 SCHEMA_VERSION = 1
 LATENCIES = {
@@ -54,6 +54,12 @@ class Run:
         """Output tokens a second."""
         return self.document["throughput"]["output_tokens_per_second"]
 
+    @property
+    def goodput_share(self) -> Optional[float]:
+        """Of the requests that were due, those within the SLO; None if there was no SLO."""
+        goodput = self.document["goodput"]
+        return None if goodput is None else goodput["share"]
+
     def latency_ms(self, name: str, statistic: str) -> float:
         return self.document["latency_ms"][name][statistic]
 
@@ -62,8 +68,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        kind = "concurrency" if self.is_closed_loop else "req/s"
-        return f"{self.load:g} {kind}, {self.prompt_tokens} in, {self.output_tokens} out"
+        load = f"{self.load:g} at once" if self.is_closed_loop else f"{self.load:g} req/s"
+        return f"{load}, {self.prompt_tokens} in, {self.output_tokens} out"
 
     @property
     def key(self) -> tuple[float, str, str]:

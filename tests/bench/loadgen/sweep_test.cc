@@ -25,7 +25,9 @@ class SweepTest : public ::testing::Test {
       seeds_.insert(options.workload.seed);
       if (++runs_ == fail_at_) return absl::UnavailableError("unplugged");
       const double rate = options.run.arrivals ? options.run.arrivals->rate : 0.0;
-      return nlohmann::json{{"goodput", {{"share", rate <= capacity_ ? 1.0 : 0.5}}}};
+      return nlohmann::json{{"window_seconds", 5.0},
+                            {"requests", {{"completed", runs_ == nothing_completes_at_ ? 0 : 7}}},
+                            {"goodput", {{"share", rate <= capacity_ ? 1.0 : 0.5}}}};
     };
   }
 
@@ -47,6 +49,7 @@ class SweepTest : public ::testing::Test {
   int runs_ = 0;
   std::set<uint64_t> seeds_;
   int fail_at_ = 0;
+  int nothing_completes_at_ = 0;
   double capacity_ = 37.0;
 };
 
@@ -64,6 +67,15 @@ TEST_F(SweepTest, GridVisitsEveryPointOnceAndResumesAfterAFailure) {
   EXPECT_EQ(seeds_.size(), 8u) << "prompts of their own, the same after a resumption";
   EXPECT_EQ(runs_, 3);
   EXPECT_EQ(again.document()["runs"].size(), 8u);
+}
+
+TEST_F(SweepTest, GridStopsWhereNothingCompletes) {
+  nothing_completes_at_ = 2;
+  SweepFile file = Open("grid");
+  const absl::Status status = RunGrid({}, {{1, 4, 8}, {"128"}, {"16"}}, FakeRun(), &file);
+  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("5.0 s"));
+  EXPECT_EQ(file.document()["runs"].size(), 1u);
 }
 
 TEST_F(SweepTest, SearchFindsTheHighestGoodRate) {
