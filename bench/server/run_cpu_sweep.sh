@@ -9,24 +9,27 @@
 # stops with status 3; started again on the same day it goes on from there.
 set -euo pipefail
 
-readonly build=$(cd "$1" && pwd)
-readonly root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-readonly results="$root/bench/results"
-readonly day=$(date -u +%Y-%m-%d)
-readonly scratch=$(mktemp -d)
-readonly loadgen="$build/bench/server/loadgen/parallax-loadgen"
+build=$(cd "$1" && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+results="$root/bench/results"
+day=$(date -u +%Y-%m-%d)
+scratch=$(mktemp -d)
+loadgen="$build/bench/server/loadgen/parallax-loadgen"
+readonly build root results day scratch loadgen
 
+mkfifo "$scratch/ready_pipe"
 "$build/server/parallax-server" --model "$root/models/parallax-stories-14m" \
   --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 \
-  > "$scratch/ready" 2> "$scratch/log" &
+  >"$scratch/ready_pipe" 2>"$scratch/server.log" &
 readonly server=$!
-trap 'kill $server; wait $server || true; rm -rf "$scratch"' EXIT
-# The server prints one line once it serves; its end closes the pipe of a failed start.
-tail --pid=$server -n +1 -f "$scratch/ready" 2> /dev/null | grep -m 1 '"ready"' > "$scratch/line" || {
-  cat "$scratch/log" >&2
+trap 'kill "$server" 2>/dev/null || true; wait "$server" || true; rm -rf "$scratch"' EXIT
+# One line, once the server serves; end of file if it did not start.
+head -n 1 "$scratch/ready_pipe" >"$scratch/ready"
+if [[ ! -s $scratch/ready ]]; then
+  cat "$scratch/server.log" >&2
   exit 1
-}
-port() { sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p" "$scratch/line"; }
+fi
+port() { sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p" "$scratch/ready"; }
 
 common=(
   "--target=127.0.0.1:$(port port)" "--metrics=127.0.0.1:$(port metrics_port)" --label=cpu
