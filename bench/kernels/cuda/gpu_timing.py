@@ -16,7 +16,7 @@ class GpuTimer:
     """Median microseconds a launch, from CUDA events around the replay of a graph."""
 
     def __init__(self) -> None:
-        self._sweep = torch.zeros(64 << 20, dtype=torch.float32, device="cuda")
+        self._sweep = torch.zeros(256 << 20, dtype=torch.float32, device="cuda")
 
     def sweep_l2(self) -> None:
         # A read: a write would leave dirty lines whose eviction the next launch would pay.
