@@ -142,7 +142,8 @@ def main() -> int:
     print_header(names, missing)
     own = KernelBench(args.kernel_bench) if args.kernel_bench else None
     try:
-        for case in (case for path in args.cases for case in read(path)):
+        # A shape that two files name is measured once.
+        for case in dict.fromkeys(case for path in args.cases for case in read(path)):
             if time.monotonic() - begin > args.seconds:
                 print(f"out of time before {case.text}")
                 break
