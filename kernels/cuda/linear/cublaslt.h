@@ -24,7 +24,7 @@ struct MatmulShape {
   int num_inputs = 0;
   bool y_is_float = false;
   bool accumulates = false;
-  bool has_bias = false;
+  bool has_bias = false;  // REQUIRES: y is bf16 then, as the bias is
 
   auto operator<=>(const MatmulShape&) const = default;
 };

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/cuda/linear/add_bias.h"
 #include "kernels/cuda/linear/cublaslt.h"
 #include "kernels/cuda/linear/launch_clock.h"
 #include "kernels/cuda/silu_and_mul.h"
@@ -42,7 +43,7 @@ MatmulShape ShapeOf(const LinearParams& p) {
           .num_inputs = p.num_inputs,
           .y_is_float = p.y_dtype == DType::kFloat32,
           .accumulates = p.epilogue == LinearEpilogue::kAccumulate,
-          .has_bias = p.bias != nullptr};
+          .has_bias = p.bias != nullptr && p.y_dtype == DType::kBFloat16};
 }
 
 void CheckAligned(const void* pointer, const char* operand) {
@@ -136,6 +137,7 @@ void LinearPlans::Impl::RunCublasLt(const LinearParams& params,
   const bool taken = MatmulOf(ShapeOf(params))
                          .Run(product, algorithm, workspace.first(kCublasLtWorkspaceBytes), stream);
   Check(taken, kOp, "tokens", "a number that the bucket's algorithm takes", params.tokens);
+  if (params.bias != nullptr && params.y_dtype == DType::kFloat32) AddBias(params, stream);
   if (!IsSilu(params)) return;
   const Device device = stream.device();
   const ConstTensorView gate_up(product.y, DType::kBFloat16, {params.tokens, params.num_outputs},
