@@ -167,12 +167,13 @@ class WarpRows {
       if (masked) MaskProbes(s1, s2);
       if (moves) MoveReferences(update, s1, s2, state_, o1_, o2_);
       PackProbes(s1, s2, state_, weights);
+      AddPacked(weights, state_.d2);
       MultiplyValues(weights, v, key, lane_, o2_);
     } else {
       if (moves) MoveReferences(update, state_, o1_);
     }
-    AddWeights(s1, state_);
     PackWeights(s1, weights);
+    AddPacked(weights, state_.d1);
     MultiplyValues(weights, v, key, lane_, o1_);
   }
 

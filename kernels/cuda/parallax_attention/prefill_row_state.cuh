@@ -10,7 +10,12 @@
 //   c  is subtracted from s2 (a law of the formula: `out` does not change), so that rounding
 //      p * s2 to bf16 is harmless. It is the weighted mean of the keys so far, d2 / d1, taken
 //      when m moves and at every kRecentreInterval-th key tile.
-// Whether they move depends on the row and on absolute key positions only.
+// Weights are rounded to bf16 for their product with V, and rounded they enter the denominators:
+// the weights of a row's values, p (1 + d2/d1) - p s2 over d1, then sum to one exactly. Rounding
+// moves `out` in proportion to how far the values are from their mean, not to their size nor to
+// s2 - c, and a row with all its weight on one key gets that value whatever m and c are.
+//
+// Whether m and c move depends on the row and on absolute key positions only.
 //
 // Softmax attention keeps m, d1 and o1 alone.
 //
@@ -25,7 +30,7 @@
 
 namespace parallax::kernels::cuda {
 
-constexpr float kMaxGrowth = 1.0f;     // of s1 in powers of two before m follows
+constexpr float kMaxGrowth = 3.0f;     // of s1 in powers of two before m follows
 constexpr int kRecentreInterval = 16;  // key tiles
 
 __device__ __forceinline__ float QuadMax(float x) {
@@ -159,26 +164,28 @@ __device__ __forceinline__ void PackWeights(const float (&p)[kSize],
   for (int j = 0; j < kSize; j += 2) packed[j / 8][j / 2 % 4] = PackBFloat16(p[j], p[j + 1]);
 }
 
-// Adds a tile to the denominators.
-template <int kSize>
-__device__ __forceinline__ void AddWeights(const float (&p)[kSize], PrefillRowState& state) {
+// Adds packed weights to the denominators d1, or packed probes to d2.
+template <int kSteps>
+__device__ __forceinline__ void AddPacked(const uint32_t (&packed)[kSteps][4], float (&d)[2]) {
 #pragma unroll
-  for (int j = 0; j < kSize; ++j) state.d1[j / 2 % 2] += p[j];
+  for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      d[j % 2] += LowBFloat16(packed[step][j]);
+      d[j % 2] += HighBFloat16(packed[step][j]);
+    }
+  }
 }
 
-// p * (s2 - c) as A fragments, added to d2 on the way.
+// p * (s2 - c) as A fragments.
 template <int kSize>
 __device__ __forceinline__ void PackProbes(const float (&p)[kSize], const float (&s2)[kSize],
-                                           PrefillRowState& state,
+                                           const PrefillRowState& state,
                                            uint32_t (&packed)[kSize / 8][4]) {
 #pragma unroll
   for (int j = 0; j < kSize; j += 2) {
-    const int i = j / 2 % 2;
-    const float low = p[j] * (s2[j] - state.c[i]);
-    const float high = p[j + 1] * (s2[j + 1] - state.c[i]);
-    state.d2[i] += low;
-    state.d2[i] += high;
-    packed[j / 8][j / 2 % 4] = PackBFloat16(low, high);
+    const float c = state.c[j / 2 % 2];
+    packed[j / 8][j / 2 % 4] = PackBFloat16(p[j] * (s2[j] - c), p[j + 1] * (s2[j + 1] - c));
   }
 }
 

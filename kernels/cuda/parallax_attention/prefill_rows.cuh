@@ -22,26 +22,33 @@ __device__ __forceinline__ uint32_t ChunkOffset(int row, int chunk) {
 }
 
 // Starts copying kRows packed rows of q or r, from packed_begin on, into rows row_begin .. of a
-// swizzled block. Rows beyond the tile's repeat its last one. Arrives with cp.async.wait_all.
+// swizzled block; fills up with rows of the tile when it has no more. Arrives with
+// cp.async.wait_all. One warp copies a whole tile while the matrix unit waits: no division and few
+// registers inside the loop.
 template <int kHeadDim, int kRows>
 __device__ void LoadRows(const __nv_bfloat16* source, int64_t stride, const PrefillTile& tile,
                          int group_size, int packed_begin, uint32_t block, int row_begin,
                          int lane) {
   constexpr int kChunks = kHeadDim / 8;
+  constexpr int kRowStep = 32 / kChunks;
+  const int chunk = lane % kChunks;
   const int packed_rows = tile.num_rows * group_size;
-  const __nv_bfloat16* const first = source + (tile.first_token + tile.first_row) * stride +
-                                     int64_t{tile.kv_head} * group_size * kHeadDim;
-  for (int i = lane; i < kRows * kChunks; i += 32) {
-    const int row = i / kChunks;
-    const int chunk = i % kChunks;
-    const int packed = min(packed_begin + row, packed_rows - 1);
-    const int token = packed / group_size;
-    const __nv_bfloat16* const from =
-        first + token * stride + (packed - token * group_size) * kHeadDim + chunk * 8;
+  int packed = min(packed_begin + lane / kChunks, packed_rows - 1);
+  const int token = packed / group_size;
+  int head = packed - token * group_size;
+  const __nv_bfloat16* from = source + (tile.first_token + tile.first_row + token) * stride +
+                              (tile.kv_head * group_size + head) * kHeadDim + chunk * 8;
+  const int64_t next_token = stride - group_size * kHeadDim;
+#pragma unroll 2
+  for (int row = lane / kChunks; row < kRows; row += kRowStep) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
                      block + ChunkOffset(row_begin + row, chunk)),
                  "l"(from)
                  : "memory");
+    packed += kRowStep;
+    if (packed >= packed_rows) continue;
+    from += kRowStep * kHeadDim;
+    for (head += kRowStep; head >= group_size; head -= group_size) from += next_token;
   }
 }
 
