@@ -11,6 +11,9 @@
 // s2 centred on the s2 of the row's top key. The same inputs give the same bits on one GPU
 // model; the split over keys, hence the rounding, may vary with the batch.
 //
+// Tuned for sm_90; a portable kernel serves every other GPU from sm_80 on. It wants rows of q and
+// r on 16 bytes and the workspace on 256.
+//
 // Thread safety: as Stream; calls that may run at the same time need workspaces of their own.
 // Errors: KernelError for shapes, dtypes, a window, batch or workspace out of range, and what
 // the launch reports. Values in device memory are trusted: context_len[s] at most
