@@ -176,8 +176,7 @@ TEST(PrefillTest, ReplaysAGraphWithOtherContents) {
   }
 }
 
-// The correction term may be much larger than the output; keys may lie off zero; scores may be
-// far apart.
+// The correction term may be much larger than the output; keys may lie off zero.
 TEST(PrefillTest, ErrorStaysNearSoftmaxs) {
   for (const std::vector<Chunk>& chunks : {std::vector<Chunk>{{200, 2000}}, {{5, 6000}}}) {
     for (const float key_mean : {0.0f, 3.0f}) {
@@ -191,6 +190,20 @@ TEST(PrefillTest, ErrorStaysNearSoftmaxs) {
             << chunks[0].context;
       }
     }
+  }
+}
+
+// A few keys hold most of the weight: m and c move late, and p or s2 - c may be large. Sharper
+// still, rounding the output to bfloat16 alone costs more than three times as much with a probe
+// as without.
+TEST(PrefillTest, ErrorStaysNearSoftmaxsWhenScoresAreFarApart) {
+  AttentionShape shape = {.query_heads = 2, .kv_heads = 1, .query_deviation = 10.0f};
+  shape.key_mean = 3.0f;
+  shape.probe_deviation = 0.0f;
+  const double softmax = WorstError(shape, {{200, 1500}});
+  for (const float probe_deviation : {1.0f, 100.0f}) {
+    shape.probe_deviation = probe_deviation;
+    EXPECT_LT(WorstError(shape, {{200, 1500}}), 3 * softmax) << "r scaled by " << probe_deviation;
   }
 }
 
