@@ -29,6 +29,7 @@ build | libc-ares-dev            | gRPC resolves names with it
 build | libssl-dev               | TLS
 build | zlib1g-dev               | gRPC compresses with it
 build | prometheus-cpp-dev       | /metrics
+build | libcivetweb-dev          | the HTTP server under /metrics
 build | nlohmann-json3-dev       | config.json, tokenizer.json, safetensors headers
 build | libsentencepiece-dev     | tokenizer.model
 build | libpcre2-dev             | the split patterns of tokenizer.json
@@ -46,6 +47,7 @@ test  | python3-grpcio           | the Python client
 test  | python3-protobuf         | the Python client
 test  | python3-pytest           | runs the Python tests
 test  | python3-matplotlib       | pictures of load tests
+test  | haproxy                  | the front of three replicas
 test  | openssl                  | makes the certificates of the TLS tests
 ci    | clang                    | fuzzers, thread-safety analysis
 ci    | libclang-rt-14-dev       | the runtime of the fuzzers

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from conftest import Certificates
+from certificates import Certificates
 from parallax_client import Client, ServingStatus, TlsOptions
 from server_process import NO_RETRY, STORIES_MODEL, ServerProcess, eventually
 

@@ -1,0 +1,180 @@
+"""HAProxy in front of three replicas of the default model: what a client sees when a replica
+is killed, drained or added under load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+from haproxy_process import HaproxyProcess, haproxy
+from load import Load
+from parallax_client import Client, RetryPolicy, ServingStatus, TlsOptions
+from parallax_client.v1 import admin_pb2
+from server_process import NO_RETRY, STORIES_MODEL, ServerProcess, eventually
+
+RETRY = RetryPolicy(max_attempts=10)
+
+
+def replica(*flags: str) -> ServerProcess:
+    return ServerProcess(STORIES_MODEL, "--threads=1", "--kv-cache-pages=256", *flags)
+
+
+class Fleet:
+    def __init__(self, stack: ExitStack) -> None:
+        self.replicas = [stack.enter_context(replica()) for _ in range(3)]
+        self.front = stack.enter_context(
+            HaproxyProcess("plain", [server.address for server in self.replicas])
+        )
+
+    def client(self, retry: RetryPolicy = NO_RETRY) -> Client:
+        return Client(self.front.address, retry=retry)
+
+    def impatient(self) -> Client:
+        """Takes the first answer, whatever it is."""
+        return self.client(NO_RETRY)
+
+    def patient(self) -> Client:
+        """Tries again after UNAVAILABLE, as the clients of this project do."""
+        return self.client(RETRY)
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    with ExitStack() as stack:
+        yield Fleet(stack)
+
+
+def test_calls_are_spread_over_all_replicas(fleet: Fleet) -> None:
+    with Load(fleet.impatient) as load:
+        load.go_on(40)
+    assert load.failed() == 0, load.errors
+    sessions = fleet.front.sessions()
+    assert min(sessions.values()) >= sum(sessions.values()) / 6, sessions
+
+
+def test_a_killed_replica_ends_its_own_calls_and_no_others(fleet: Fleet) -> None:
+    with Load(fleet.patient, threads=9) as load:
+        load.go_on(20)
+        fleet.replicas[0].signal(signal.SIGKILL)
+        load.go_on(40)
+    assert eventually(lambda: fleet.front.states()["replica1"] == "DOWN")
+    # Streams that had begun cannot be moved: at most one a thread. HAProxy cuts them off, which
+    # gRPC tells as UNKNOWN. The rest is tried again.
+    assert load.failed() <= 9, load.errors
+    assert set(load.ends) <= {"OK", "UNKNOWN", "UNAVAILABLE", "CANCELLED", "INTERNAL"}, load.ends
+
+
+def test_a_replica_that_drains_fails_no_call_of_a_client_that_retries(fleet: Fleet) -> None:
+    with Load(fleet.patient) as load:
+        load.go_on(20)
+        fleet.replicas[0].admin.Drain(admin_pb2.DrainRequest(timeout_ms=60000))
+        assert eventually(lambda: fleet.front.states()["replica1"] == "DOWN")
+        before = fleet.front.sessions()["replica1"]
+        load.go_on(20)
+    assert load.failed() == 0, load.errors
+    assert fleet.front.sessions()["replica1"] == before
+    assert fleet.replicas[0].stop() == 0
+
+
+def test_a_replica_drained_at_the_front_first_fails_no_call_at_all(fleet: Fleet) -> None:
+    with Load(fleet.impatient) as load:
+        load.go_on(20)
+        assert fleet.front.command("set server replicas/replica2 state drain") == ""
+        drained = fleet.replicas[1].admin.Drain(admin_pb2.DrainRequest(timeout_ms=60000))
+        assert drained.drained
+        assert fleet.replicas[1].stop() == 0
+        load.go_on(20)
+    assert load.failed() == 0, load.errors
+
+
+def test_a_replica_added_under_load_gets_calls(fleet: Fleet) -> None:
+    with replica() as fourth, Load(fleet.impatient) as load:
+        load.go_on(10)
+        added = fleet.front.command(
+            f"add server replicas/replica4 {fourth.address} proto h2 check inter 1s"
+        )
+        assert "New server registered" in added
+        fleet.front.command("enable health replicas/replica4")
+        fleet.front.command("set server replicas/replica4 state ready")
+        assert eventually(lambda: fleet.front.sessions().get("replica4", 0) >= 5)
+        load.go_on(10)
+    assert load.failed() == 0, load.errors
+
+
+def test_no_replica_is_an_error_and_not_a_hang(fleet: Fleet) -> None:
+    for server in fleet.replicas:
+        server.signal(signal.SIGKILL)
+    assert eventually(lambda: set(fleet.front.states().values()) == {"DOWN"})
+    result = subprocess.run(
+        [os.environ["PARALLAX_CLIENT"], "complete", f"--server={fleet.front.address}", "hello"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 1
+    assert "UNAVAILABLE" in result.stderr
+
+
+def test_prompts_do_not_reach_the_log(fleet: Fleet) -> None:
+    with fleet.client() as client:
+        client.generate("a-secret-prompt", max_tokens=2)
+    assert eventually(lambda: "InferenceService/Generate" in fleet.front.log())
+    assert "a-secret-prompt" not in fleet.front.log()
+
+
+def test_tls_on_both_sides(certificates, tmp_path: Path) -> None:
+    def bundle(name: str, *parts: str) -> str:
+        path = tmp_path / name
+        path.write_text("".join(Path(part).read_text() for part in parts))
+        return str(path)
+
+    tls = [
+        f"--tls-cert={certificates.server_cert}",
+        f"--tls-key={certificates.server_key}",
+        f"--tls-client-ca={certificates.ca}",
+    ]
+    with ExitStack() as stack:
+        replicas = [stack.enter_context(replica(*tls)) for _ in range(3)]
+        front = stack.enter_context(
+            HaproxyProcess(
+                "tls",
+                [server.address for server in replicas],
+                PARALLAX_CERT=bundle("front.pem", certificates.server_cert, certificates.server_key),
+                PARALLAX_REPLICA_CA=certificates.ca,
+                PARALLAX_REPLICA_CERT=bundle(
+                    "client.pem", certificates.client_cert, certificates.client_key
+                ),
+            )
+        )
+        assert eventually(lambda: set(front.states().values()) == {"UP"}), front.log()
+        with Client(front.address, tls=TlsOptions(ca_file=certificates.ca)) as client:
+            assert client.generate("Once", max_tokens=3).choices[0].token_ids
+            assert client.health() is ServingStatus.SERVING
+        assert front.all_checks("L7OK")
+
+
+@pytest.mark.parametrize("kind", ["plain", "tls"])
+def test_the_configuration_is_valid_and_warns_of_nothing(kind: str, certificates, tmp_path: Path) -> None:
+    pem = tmp_path / "both.pem"
+    pem.write_text(
+        Path(certificates.server_cert).read_text() + Path(certificates.server_key).read_text()
+    )
+    folder = Path(__file__).resolve().parents[2] / "deploy" / "haproxy"
+    result = subprocess.run(
+        [haproxy(), "-c", "-f", folder / "base.cfg", "-f", folder / f"{kind}.cfg"],
+        env={
+            "PARALLAX_CERT": str(pem),
+            "PARALLAX_REPLICA_CA": certificates.ca,
+            "PARALLAX_REPLICA_CERT": str(pem),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "WARNING" not in result.stdout + result.stderr, result.stderr
