@@ -90,19 +90,35 @@ def test_ten_thousand_streams_are_held(tmp_path: Path) -> None:
     assert result["whole_run"]["output_tokens"] == counter(result, "generation_tokens_total")
 
 
+def stopped_for_a_while(server: ServerProcess, file: Path, *flags: str) -> tuple[int, str, str]:
+    """A client that gets no processor for 0.4 of its 2 seconds: exit status, output, errors."""
+    process = subprocess.Popen(
+        command(server, "run", file, "--rate=200", "--warmup=0", "--duration=2", *flags),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(0.4)
+    process.send_signal(signal.SIGCONT)
+    out, errors = process.communicate(timeout=60)
+    return process.returncode, out, errors
+
+
 def test_a_lagging_client_prints_no_result(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     with ServerProcess("null") as server:
-        process = subprocess.Popen(
-            command(server, "run", file, "--rate=200", "--warmup=0", "--duration=2"),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        time.sleep(1.0)
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(0.4)
-        process.send_signal(signal.SIGCONT)
-        out, errors = process.communicate(timeout=60)
-    assert process.returncode == LAGGED
+        status, out, errors = stopped_for_a_while(server, file)
+    assert status == LAGGED
     assert "lagged" in errors and out == "" and not file.exists()
+
+
+def test_requests_that_were_sent_late_count_from_when_they_were_due(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    with ServerProcess("null") as server:
+        status, _, errors = stopped_for_a_while(server, file, "--max_lag_ms=5000")
+    assert status == 0, errors
+    result = json.loads(file.read_text())
+    assert result["latency_ms"]["ttft"]["max"] > 300
+    assert result["lag_ms"]["send"]["max"] > 300
 
 
 def test_a_stalled_server_is_charged_for_the_requests_that_waited(tmp_path: Path) -> None:
