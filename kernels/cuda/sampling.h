@@ -1,12 +1,12 @@
 // Sampling one token per row of logits on the GPU, with the semantics of kernels/sampling.h:
 // the same transforms in the same order, ties to the lower id, the same Philox draw.
 //
-// Masses are integers in units of 2^-29 of the most likely token's, so that sums are exact
-// whatever their order: a row's token depends on its own logits and parameters alone, bit for
-// bit. Greedy tokens are the CPU's. Drawn tokens follow the CPU's inversion of the cumulative
-// distribution (in order of likelihood when min_p, top_k or top_p filter, of id otherwise), and
-// differ from the CPU's only where u falls within the rounding of the masses (about 1e-6 of each)
-// of a boundary between two tokens. What has less than half a unit is never drawn.
+// Masses are counted as integers, so that sums are exact whatever their order: a row's token
+// depends on its own logits and parameters alone, bit for bit. Greedy tokens are the CPU's. Drawn
+// tokens follow the CPU's inversion of the cumulative distribution (in order of likelihood when
+// min_p, top_k or top_p filter, of id otherwise), and differ from the CPU's only where u falls
+// within the rounding of the masses (about 3e-6 of each) of a boundary between two tokens. What
+// is less likely than the most likely token by a factor of exp(20) may never be drawn.
 //
 // Everything that varies from step to step is read on the device: a captured graph can be
 // replayed with other contents. The runner fills pinned copies of `rows` and of the lists they
@@ -73,7 +73,7 @@ struct SampleParams {
   std::span<std::byte> workspace;  // SampleWorkspaceBytes(), 16-byte aligned
 };
 
-// Enough for any batch up to max_rows; 0 where a row of logits fits on the chip.
+// Enough for any batch up to max_rows: a copy of each row, for those whose logits are changed.
 size_t SampleWorkspaceBytes(const DeviceProperties& device, int64_t max_rows, int64_t vocab_size);
 
 void Sample(const SampleParams& params, const DeviceProperties& device, const Stream& stream);

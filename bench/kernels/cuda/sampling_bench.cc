@@ -76,6 +76,8 @@ int Main() {
   const kernels::cuda::DeviceProperties device = kernels::cuda::ReadDeviceProperties(0);
   DeviceSamplingRow* const rows = Allocate<DeviceSamplingRow>(kRows);
   auto* const results = Allocate<kernels::SampleResult>(kRows);
+  const size_t workspace_bytes = kernels::cuda::SampleWorkspaceBytes(device, kRows, kVocab);
+  auto* const workspace = Allocate<std::byte>(workspace_bytes);
   for (const float deviation : {1.0f, 3.0f}) {
     float* const logits = RandomBatches(deviation);
     const size_t bytes = size_t{kRows} * kVocab * sizeof(float);
@@ -92,6 +94,7 @@ int Main() {
       params.rows = {rows, kRows};
       params.results = {results, kRows};
       params.token_limit = kVocab;
+      params.workspace = {workspace, workspace_bytes};
       const double us =
           MedianMicroseconds(kBatches, kSamples, [&](const kernels::Stream& stream, int i) {
             params.logits = kernels::ConstTensorView(logits + i * bytes / sizeof(float),

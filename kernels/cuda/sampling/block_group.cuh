@@ -94,7 +94,7 @@ class Collective {
     return before;
   }
 
-  const Group& group() const { return group_; }
+  __device__ const Group& group() const { return group_; }
 
  private:
   template <int kMask>

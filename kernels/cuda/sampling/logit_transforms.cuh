@@ -26,10 +26,10 @@ __device__ inline bool HasTransforms(const DeviceSamplingRow& row) {
          row.allowed_mask_begin >= 0;
 }
 
-// Ends with a barrier of the block.
+// `logits` is the row that `part` refers to. Begins and ends with a barrier of the block.
 __device__ inline void TransformLogits(const SampleArgs& args, const DeviceSamplingRow& row,
-                                       const RowPart& part) {
-  const auto at = [&](int id) -> float& { return part.logits[id - part.begin]; };
+                                       const RowPart& part, float* logits) {
+  const auto at = [&](int id) -> float& { return logits[id]; };
   __syncthreads();
   for (int i = threadIdx.x; i < row.logit_bias_count; i += kSampleThreads) {
     const LogitBias entry = args.logit_bias[row.logit_bias_begin + i];
@@ -56,7 +56,7 @@ __device__ inline void TransformLogits(const SampleArgs& args, const DeviceSampl
     const uint32_t* const mask = args.allowed_masks + row.allowed_mask_begin;
     for (int i = threadIdx.x; i < part.size; i += kSampleThreads) {
       const int id = part.begin + i;
-      if (id < args.limit && (mask[id / 32] >> id % 32 & 1) == 0) part.logits[i] = -CUDART_INF_F;
+      if ((mask[id / 32] >> id % 32 & 1) == 0) at(id) = -CUDART_INF_F;
     }
   }
   __syncthreads();

@@ -31,6 +31,7 @@ struct ByLikelihood {
     return static_cast<int>(fminf((max - logit) * scale, kBins - 1.0f));
   }
   __device__ static uint64_t Key(float logit, int id) { return LikelihoodKey(logit, id); }
+  __device__ RowPart Where(const RowPart& part, int) const { return part; }
 };
 
 struct ById {
@@ -38,6 +39,10 @@ struct ById {
 
   __device__ int Bin(float, int id) const { return id >> shift; }
   __device__ static uint64_t Key(float, int id) { return id; }
+  // Where a bin's elements are.
+  __device__ RowPart Where(const RowPart& part, int bin) const {
+    return shift < 2 ? part : part.Within(bin << shift, (bin + 1) << shift);
+  }
 };
 
 struct CountWeight {
@@ -70,9 +75,7 @@ struct RankedElement {
   uint64_t through;  // weight up to the element and with it
 };
 
-template <typename Group>
 struct RankingShared {
-  GroupScratch<Group> scratch;
   // Once counted the bins are in registers, and their place is free for the list.
   union {
     struct {
@@ -92,8 +95,8 @@ struct RankingShared {
 template <typename Group>
 class Ranker {
  public:
-  __device__ Ranker(Group group, RankingShared<Group>& shared, const RowPart& part)
-      : group_(group), shared_(shared), part_(part), collective_(group, shared.scratch) {}
+  __device__ Ranker(Collective<Group>& collective, RankingShared& shared, const RowPart& part)
+      : group_(collective.group()), collective_(collective), shared_(shared), part_(part) {}
 
   __device__ Collective<Group>& collective() { return collective_; }
   __device__ const RowPart& part() const { return part_; }
@@ -115,10 +118,11 @@ class Ranker {
   // total.
   __device__ Crossing Locate(const Histogram& histogram, uint64_t target);
 
-  // Copies the bin's elements into the first block's list; how many there are, which may be more
-  // than the list holds. REQUIRES: the list is empty.
+  // Copies the bin's elements, all in `part`, into the first block's list; how many there are,
+  // which may be more than the list holds. REQUIRES: the list is empty.
   template <typename BinOf, typename Weight, typename KeyOf>
-  __device__ int Gather(const BinOf& bin_of, int bin, const Weight& weight, const KeyOf& key_of);
+  __device__ int Gather(const RowPart& part, const BinOf& bin_of, int bin, const Weight& weight,
+                        const KeyOf& key_of);
 
   __device__ void EmptyList() {
     if (IsLeader() && threadIdx.x == 0) shared_.list_size = 0;
@@ -138,9 +142,9 @@ class Ranker {
   }
 
   Group group_;
-  RankingShared<Group>& shared_;
-  const RowPart part_;
-  Collective<Group> collective_;
+  Collective<Group>& collective_;
+  RankingShared& shared_;
+  const RowPart& part_;
 };
 
 template <typename Group>
@@ -205,12 +209,12 @@ __device__ Crossing Ranker<Group>::Locate(const Histogram& histogram, uint64_t t
 
 template <typename Group>
 template <typename BinOf, typename Weight, typename KeyOf>
-__device__ int Ranker<Group>::Gather(const BinOf& bin_of, int bin, const Weight& weight,
-                                     const KeyOf& key_of) {
+__device__ int Ranker<Group>::Gather(const RowPart& part, const BinOf& bin_of, int bin,
+                                     const Weight& weight, const KeyOf& key_of) {
   int* const size = group_.Remote(&shared_.list_size, 0);
   uint64_t* const keys = group_.Remote(shared_.list.keys, 0);
   uint32_t* const weights = group_.Remote(shared_.list.weights, 0);
-  part_.ForEach([&](float logit, int id) {
+  part.ForEach([&](float logit, int id) {
     if (bin_of(logit, id) != bin) return;
     const int slot = atomicAdd(size, 1);
     if (slot >= kListSize) return;
@@ -254,7 +258,8 @@ class Ranking {
   // REQUIRES: 1 <= target <= total().
   __device__ RankedElement Find(uint64_t target) {
     const Crossing crossing = ranker_.Locate(histogram_, target);
-    if (ranker_.Gather(BinOf(), crossing.bin, weight_, Order::Key) <= kListSize) {
+    const RowPart where = order_.Where(ranker_.part(), crossing.bin);
+    if (ranker_.Gather(where, BinOf(), crossing.bin, weight_, Order::Key) <= kListSize) {
       return ranker_.Pick(crossing.before, target);
     }
     return FindAmongMany(crossing, target);
@@ -288,7 +293,7 @@ class Ranking {
       };
       const Crossing narrower = ranker_.Locate(ranker_.Count(split, weight_), target - before);
       before += narrower.before;
-      if (ranker_.Gather(split, narrower.bin, weight_, Order::Key) <= kListSize) {
+      if (ranker_.Gather(ranker_.part(), split, narrower.bin, weight_, Order::Key) <= kListSize) {
         return ranker_.Pick(before, target);
       }
       first += static_cast<uint64_t>(narrower.bin) << shift;

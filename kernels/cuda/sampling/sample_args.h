@@ -24,15 +24,15 @@ struct SampleArgs {
   TokenCountTable token_counts;
   int32_t* slot_tokens;
   SampleResult* results;
-  float* workspace;  // [rows, part]: a row's logits where they do not fit on the chip
+  float* workspace;  // [rows, workspace_stride]: a row's logits if any are changed
+  int64_t workspace_stride;
 };
 
-// A row's logits lie in the shared memory of a cluster of kSampleClusterBlocks blocks. Hopper.
+// A cluster of kSampleClusterBlocks blocks samples a row: for few rows. Hopper.
 inline constexpr int kSampleClusterBlocks = 8;
-size_t SampleClusterSharedBytes(int part);
 void LaunchSampleCluster(const SampleArgs& args, cudaStream_t stream);
 
-// A block samples a row, in the workspace. Any GPU.
+// A block samples a row. Any GPU.
 void LaunchSampleBlock(const SampleArgs& args, cudaStream_t stream);
 
 }  // namespace parallax::kernels::cuda

@@ -20,10 +20,11 @@ int64_t PartSize(int64_t vocab_size, int blocks) {
   return RoundUp((vocab_size + blocks - 1) / blocks, 4);
 }
 
-bool FitsOnChip(const DeviceProperties& device, int64_t vocab_size) {
-  const int64_t part = PartSize(vocab_size, kSampleClusterBlocks);
-  return device.is_hopper() &&
-         SampleClusterSharedBytes(static_cast<int>(part)) <= device.shared_bytes_per_block;
+int64_t WorkspaceStride(int64_t vocab_size) { return RoundUp(vocab_size, 4); }
+
+// So few rows that a block for each would leave most of the GPU idle.
+bool WantsClusters(const DeviceProperties& device, int64_t rows) {
+  return device.is_hopper() && rows * kSampleClusterBlocks <= 2 * device.num_sms;
 }
 
 void CheckParams(const SampleParams& params, const DeviceProperties& device, const Stream& stream) {
@@ -49,22 +50,21 @@ void CheckParams(const SampleParams& params, const DeviceProperties& device, con
 
 }  // namespace
 
-size_t SampleWorkspaceBytes(const DeviceProperties& device, int64_t max_rows, int64_t vocab_size) {
-  if (FitsOnChip(device, vocab_size)) return 0;
-  return sizeof(float) * static_cast<size_t>(max_rows * PartSize(vocab_size, 1));
+size_t SampleWorkspaceBytes(const DeviceProperties&, int64_t max_rows, int64_t vocab_size) {
+  return sizeof(float) * static_cast<size_t>(max_rows * WorkspaceStride(vocab_size));
 }
 
 void Sample(const SampleParams& params, const DeviceProperties& device, const Stream& stream) {
   if (params.rows.empty()) return;
   CheckParams(params, device, stream);
   const int64_t vocab_size = params.logits.shape[1];
-  const bool on_chip = FitsOnChip(device, vocab_size);
+  const bool clusters = WantsClusters(device, static_cast<int64_t>(params.rows.size()));
   SampleArgs args = {};
   args.logits = params.logits.as<float>();
   args.stride = params.logits.strides[0];
   args.vocab = static_cast<int>(vocab_size);
   args.limit = static_cast<int>(std::min(vocab_size, params.token_limit));
-  args.part = static_cast<int>(PartSize(vocab_size, on_chip ? kSampleClusterBlocks : 1));
+  args.part = static_cast<int>(PartSize(vocab_size, clusters ? kSampleClusterBlocks : 1));
   args.rows = params.rows.data();
   args.num_rows = static_cast<int>(params.rows.size());
   args.logit_bias = params.logit_bias;
@@ -74,7 +74,8 @@ void Sample(const SampleParams& params, const DeviceProperties& device, const St
   args.slot_tokens = params.slot_tokens;
   args.results = params.results.data();
   args.workspace = reinterpret_cast<float*>(params.workspace.data());
-  if (on_chip) {
+  args.workspace_stride = WorkspaceStride(vocab_size);
+  if (clusters) {
     LaunchSampleCluster(args, stream.cuda_stream());
   } else {
     LaunchSampleBlock(args, stream.cuda_stream());

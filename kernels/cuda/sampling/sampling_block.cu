@@ -1,5 +1,4 @@
-// Sampling by one block a row, the logits in a workspace: for GPUs without clusters, and for
-// vocabularies that do not fit on the chip.
+// Sampling by one block a row: for any GPU, and for many rows.
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/cuda_error.h"
@@ -9,17 +8,22 @@
 namespace parallax::kernels::cuda {
 namespace {
 
+using Shared = SampleShared<SingleBlock>;
+
 __global__ void __launch_bounds__(kSampleThreads, 2)
     SampleBlockKernel(const __grid_constant__ SampleArgs args) {
-  __shared__ RankingShared<SingleBlock> shared;
-  float* const logits = args.workspace + static_cast<int64_t>(blockIdx.x) * args.part;
-  RowSampler<SingleBlock>(args, blockIdx.x, SingleBlock(), shared, logits).Run();
+  extern __shared__ __align__(16) char shared[];
+  RowSampler<SingleBlock>(args, blockIdx.x, SingleBlock(), *reinterpret_cast<Shared*>(shared))
+      .Run();
 }
 
 }  // namespace
 
 void LaunchSampleBlock(const SampleArgs& args, cudaStream_t stream) {
-  SampleBlockKernel<<<args.num_rows, kSampleThreads, 0, stream>>>(args);
+  CheckCuda(cudaFuncSetAttribute(SampleBlockKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 sizeof(Shared)),
+            "Sample", "shared memory");
+  SampleBlockKernel<<<args.num_rows, kSampleThreads, sizeof(Shared), stream>>>(args);
   CheckLaunch("Sample");
 }
 

@@ -1,4 +1,4 @@
-// Sampling by clusters of blocks, a row of logits in their shared memory. For Hopper.
+// Sampling by clusters of blocks, for few rows. For Hopper.
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
@@ -21,8 +21,7 @@ struct ClusterGroup {
   }
 };
 
-using Shared = RankingShared<ClusterGroup>;
-constexpr size_t kLogitsOffset = (sizeof(Shared) + 15) / 16 * 16;
+using Shared = SampleShared<ClusterGroup>;
 
 __global__ void __cluster_dims__(kSampleClusterBlocks) __launch_bounds__(kSampleThreads, 2)
     SampleClusterKernel(const __grid_constant__ SampleArgs args) {
@@ -30,22 +29,19 @@ __global__ void __cluster_dims__(kSampleClusterBlocks) __launch_bounds__(kSample
   const ClusterGroup group;
   group.Sync();  // nobody writes to a block that has not started
   RowSampler<ClusterGroup>(args, blockIdx.x / kSampleClusterBlocks, group,
-                           *reinterpret_cast<Shared*>(shared),
-                           reinterpret_cast<float*>(shared + kLogitsOffset))
+                           *reinterpret_cast<Shared*>(shared))
       .Run();
+  group.Sync();  // ... nor reads one that has gone
 }
 
 }  // namespace
 
-size_t SampleClusterSharedBytes(int part) { return kLogitsOffset + sizeof(float) * part; }
-
 void LaunchSampleCluster(const SampleArgs& args, cudaStream_t stream) {
-  const int bytes = static_cast<int>(SampleClusterSharedBytes(args.part));
-  CheckCuda(
-      cudaFuncSetAttribute(SampleClusterKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-      "Sample", "shared memory");
-  SampleClusterKernel<<<args.num_rows * kSampleClusterBlocks, kSampleThreads, bytes, stream>>>(
-      args);
+  CheckCuda(cudaFuncSetAttribute(SampleClusterKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 sizeof(Shared)),
+            "Sample", "shared memory");
+  SampleClusterKernel<<<args.num_rows * kSampleClusterBlocks, kSampleThreads, sizeof(Shared),
+                        stream>>>(args);
   CheckLaunch("Sample");
 }
 

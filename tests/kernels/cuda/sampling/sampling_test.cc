@@ -324,6 +324,13 @@ TEST_P(SamplingTest, ARowIsBitForBitTheSameWhateverIsBesideIt) {
     EXPECT_EQ(batch.results[i].token, batch.results[i % 8].token);
     EXPECT_EQ(batch.results[i].logprob, batch.results[i % 8].logprob);
   }
+  // So few rows run on other blocks than many do.
+  rows.resize(8);
+  const SampledBatch few = Run({logits}, rows);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(few.results[i].token, batch.results[i].token);
+    EXPECT_EQ(few.results[i].logprob, batch.results[i].logprob);
+  }
 }
 
 TEST(SamplingChecksTest, RefusesByName) {
