@@ -16,7 +16,6 @@
 
 #include <cuda_bf16.h>
 
-#include <cstddef>
 #include <cstdint>
 
 #include "kernels/dtype.h"
@@ -48,11 +47,6 @@ struct LinearParams {
   // dependent launch). It reads x, and touches y, only once that one has completed. The weight
   // and bias must not be written by it.
   bool programmatic_launch = false;
-
-  // What layers that run later will read, their weights: brought into the L2 meanwhile, where
-  // SkinnyLinear runs. 16-byte aligned, a multiple of 16 bytes.
-  const void* prefetch = nullptr;
-  size_t prefetch_bytes = 0;
 };
 
 inline constexpr int kMaxSkinnyTokens = 16;

@@ -2,10 +2,7 @@
 // SkinnyLinear against cuBLASLt's tuned algorithms, in the same run, as fractions of a plain read
 // of the same bytes. One JSON line a case.
 //
-//   linear_bench [--skinny] [--ahead N] [--cap MB] [tokens ...]
-//
-// default 1 2 4 8 16 tokens; --skinny leaves cuBLASLt out; --ahead N has SkinnyLinear bring the
-// weights N layers on (at most --cap MB of them) into the L2.
+//   linear_bench [--skinny] [tokens ...]   default 1 2 4 8 16; --skinny leaves cuBLASLt out
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -126,25 +123,7 @@ void Report(const Model& model, int tokens, const char* kernel, double microseco
   std::fflush(stdout);
 }
 
-struct Options {
-  std::vector<int> token_counts;
-  bool with_cublaslt = true;
-  int ahead = 0;
-  size_t cap = size_t{12} << 20;
-};
-
-void PrefetchAhead(std::vector<LinearParams>& layers, const Options& options) {
-  if (options.ahead == 0) return;
-  for (size_t i = 0; i + options.ahead < layers.size(); ++i) {
-    const LinearParams& later = layers[i + options.ahead];
-    layers[i].prefetch = later.weight;
-    layers[i].prefetch_bytes =
-        std::min(options.cap, sizeof(__nv_bfloat16) * static_cast<size_t>(later.num_outputs) *
-                                  static_cast<size_t>(later.num_inputs));
-  }
-}
-
-int Main(const Options& options) {
+int Main(const std::vector<int>& token_counts, bool with_cublaslt) {
   kernels::cuda::DeviceProperties device = kernels::cuda::ReadDeviceProperties(0);
   // cuBLASLt for any number of tokens, as on a GPU that SkinnyLinear does not know.
   kernels::cuda::DeviceProperties plain = device;
@@ -164,7 +143,7 @@ int Main(const Options& options) {
   kernels::cuda::CheckCuda(cudaStreamCreateWithFlags(&tuning, cudaStreamNonBlocking),
                            "linear_bench", "stream");
   for (const Model& model : kModels) {
-    for (const int tokens : options.token_counts) {
+    for (const int tokens : token_counts) {
       const auto time = [&](LinearPlans& plans, Step& step, const char* kernel) {
         const double microseconds = MedianMicroseconds(1, kSamples, [&](const Stream& stream, int) {
           for (const LinearParams& params : step.params()) plans.Run(params, workspace, stream);
@@ -175,10 +154,9 @@ int Main(const Options& options) {
         Step step(model, tokens, true, weights, activations);
         time(own, step, "skinny");
         for (LinearParams& params : step.params()) params.programmatic_launch = true;
-        PrefetchAhead(step.params(), options);
         time(own, step, "skinny, programmatic launch");
       }
-      if (!options.with_cublaslt) continue;
+      if (!with_cublaslt) continue;
       Step step(model, tokens, false, weights, activations);
       cublaslt.Tune(step.params(), workspace, Stream(0, tuning));
       time(cublaslt, step, "cublaslt, tuned");
@@ -191,19 +169,15 @@ int Main(const Options& options) {
 }  // namespace parallax::bench
 
 int main(int argc, char** argv) {
-  parallax::bench::Options options;
+  std::vector<int> token_counts;
+  bool with_cublaslt = true;
   for (int i = 1; i < argc; ++i) {
-    const std::string_view argument = argv[i];
-    if (argument == "--skinny") {
-      options.with_cublaslt = false;
-    } else if (argument == "--ahead" && i + 1 < argc) {
-      options.ahead = std::atoi(argv[++i]);
-    } else if (argument == "--cap" && i + 1 < argc) {
-      options.cap = static_cast<size_t>(std::atoi(argv[++i])) << 20;
+    if (std::string_view(argv[i]) == "--skinny") {
+      with_cublaslt = false;
     } else {
-      options.token_counts.push_back(std::atoi(argv[i]));
+      token_counts.push_back(std::atoi(argv[i]));
     }
   }
-  if (options.token_counts.empty()) options.token_counts = {1, 2, 4, 8, 16};
-  return parallax::bench::Main(options);
+  if (token_counts.empty()) token_counts = {1, 2, 4, 8, 16};
+  return parallax::bench::Main(token_counts, with_cublaslt);
 }
