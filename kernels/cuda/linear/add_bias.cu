@@ -1,8 +1,7 @@
-#include "kernels/cuda/linear/add_bias.h"
-
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/linear/add_bias.h"
 
 namespace parallax::kernels::cuda {
 namespace {
