@@ -94,7 +94,7 @@ def model_line(run: Run) -> str:
 def page(title: str, sections: Sequence[tuple[str, str]]) -> str:
     body = "".join(f"<h2>{html.escape(head)}</h2>{content}" for head, content in sections)
     note = ("Latencies are milliseconds from the intended start of a request. "
-            + "; ".join(f"{key.upper().replace('_', ' ')}: {text}" for key, text in LATENCIES.items())
+            + "; ".join(f"{key.upper()}: {text}" for key, text in LATENCIES.items())
             + ".")
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}'
             f"</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>{body}"

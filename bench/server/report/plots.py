@@ -46,7 +46,7 @@ def _plain_log_scale(axes: plt.Axes) -> None:
     axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
-def frontier(runs: Sequence[Run], latency: str = "ttft", statistic: str = "p99") -> Optional[Figure]:
+def frontier(runs: Sequence[Run], latency: str, statistic: str) -> Optional[Figure]:
     """Throughput against latency: each line is one shape of request under rising load."""
     if len(runs) < 2:
         return None

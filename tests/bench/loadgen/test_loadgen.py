@@ -23,9 +23,10 @@ INTERRUPTED = 130
 
 
 def command(server: ServerProcess, verb: str, file: Path, *flags: str) -> list[str]:
+    """Counts must be right on a busy machine too: lag is refused where a test asks for it."""
     metrics = server.metrics_url.removeprefix("http://").removesuffix("/metrics")
     return [LOADGEN, *verb.split(), f"--target={server.address}", f"--metrics={metrics}",
-            f"--json={file}", "--quiet", *flags]
+            f"--json={file}", "--quiet", "--max_lag_ms=2000", *flags]
 
 
 def load(server: ServerProcess, file: Path, *flags: str) -> dict[str, Any]:
@@ -76,8 +77,7 @@ def test_ten_thousand_streams_are_held(tmp_path: Path) -> None:
                        "--max-queued-requests=10000", "--kv-cache-pages=170000") as server:
         result = load(server, tmp_path / "run.json", "--concurrency=10000", "--connections=16",
                       f"--warmup={warmup}", f"--duration={duration}", "--drain=60",
-                      "--prompt_tokens=16", "--output_tokens=uniform:500:1000",
-                      "--max_lag_ms=100")
+                      "--prompt_tokens=16", "--output_tokens=uniform:500:1000")
     requests = result["requests"]
     assert requests["failed"] == requests["refused"] == requests["unfinished"] == 0
     live, at_end_of_second = 0, []
@@ -106,7 +106,7 @@ def stopped_for_a_while(server: ServerProcess, file: Path, *flags: str) -> tuple
 def test_a_lagging_client_prints_no_result(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     with ServerProcess("null") as server:
-        status, out, errors = stopped_for_a_while(server, file)
+        status, out, errors = stopped_for_a_while(server, file, "--max_lag_ms=20")
     assert status == LAGGED
     assert "lagged" in errors and out == "" and not file.exists()
 
@@ -114,7 +114,7 @@ def test_a_lagging_client_prints_no_result(tmp_path: Path) -> None:
 def test_requests_that_were_sent_late_count_from_when_they_were_due(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     with ServerProcess("null") as server:
-        status, _, errors = stopped_for_a_while(server, file, "--max_lag_ms=5000")
+        status, _, errors = stopped_for_a_while(server, file)
     assert status == 0, errors
     result = json.loads(file.read_text())
     assert result["latency_ms"]["ttft"]["max"] > 300
@@ -151,7 +151,8 @@ def test_a_grid_that_was_interrupted_resumes(tmp_path: Path) -> None:
         return json.loads(file.read_text())["runs"]
 
     with ServerProcess("null") as server:
-        process = subprocess.Popen(command(server, "sweep grid", file, *flags), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command(server, "sweep grid", file, *flags),
+                                   stdout=subprocess.DEVNULL)
         while not file.exists():
             time.sleep(0.05)
         time.sleep(0.7)
