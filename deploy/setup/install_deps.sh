@@ -48,6 +48,8 @@ test  | python3-protobuf         | the Python client
 test  | python3-pytest           | runs the Python tests
 test  | python3-matplotlib       | pictures of load tests
 test  | haproxy                  | the front of three replicas
+test  | python3-yaml             | reads the Kubernetes manifests
+test  | systemd                  | verifies the unit
 test  | openssl                  | makes the certificates of the TLS tests
 ci    | clang                    | fuzzers, thread-safety analysis
 ci    | libclang-rt-14-dev       | the runtime of the fuzzers

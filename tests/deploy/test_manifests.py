@@ -1,0 +1,145 @@
+"""The Kubernetes manifests and the Dockerfile, against the server that they start."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+LABELS = {"app.kubernetes.io/name": "parallax-server"}
+# What the API server requires of these kinds, and the version that serves them.
+KINDS = {
+    "ServiceAccount": ("v1", []),
+    "Service": ("v1", ["selector", "ports"]),
+    "Deployment": ("apps/v1", ["selector", "template"]),
+    "PodDisruptionBudget": ("policy/v1", ["selector"]),
+    "NetworkPolicy": ("networking.k8s.io/v1", ["podSelector"]),
+    "ServiceMonitor": ("monitoring.coreos.com/v1", ["selector", "endpoints"]),
+    "HorizontalPodAutoscaler": ("autoscaling/v2", ["scaleTargetRef", "maxReplicas"]),
+}
+
+
+def documents() -> list[dict[str, Any]]:
+    files = sorted((DEPLOY / "k8s").glob("*.yaml"))
+    return [document for file in files for document in yaml.safe_load_all(file.read_text())]
+
+
+def one(kind: str) -> dict[str, Any]:
+    (found,) = [document for document in documents() if document["kind"] == kind]
+    return found
+
+
+def pod() -> dict[str, Any]:
+    return one("Deployment")["spec"]["template"]["spec"]
+
+
+def container() -> dict[str, Any]:
+    (server,) = pod()["containers"]
+    return server
+
+
+@pytest.fixture(scope="module")
+def server_help() -> str:
+    return subprocess.run(
+        [os.environ["PARALLAX_SERVER"], "--help"], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def seconds(text: str) -> int:
+    return int(re.fullmatch(r"(\d+)s", text).group(1))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda d: d["kind"])
+def test_every_object_has_what_its_kind_requires(document: dict[str, Any]) -> None:
+    version, required = KINDS[document["kind"]]
+    assert document["apiVersion"] == version
+    assert document["metadata"]["name"] == "parallax-server"
+    assert set(required) <= set(document.get("spec", {}))
+
+
+def test_all_select_the_pods_of_the_deployment() -> None:
+    assert one("Deployment")["spec"]["template"]["metadata"]["labels"].items() >= LABELS.items()
+    assert one("Deployment")["spec"]["selector"]["matchLabels"] == LABELS
+    assert one("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == LABELS
+    assert one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == LABELS
+    assert one("Service")["spec"]["selector"] == LABELS
+    assert one("Service")["metadata"]["labels"].items() >= LABELS.items()  # for the monitor
+    assert one("ServiceMonitor")["spec"]["selector"]["matchLabels"] == LABELS
+    assert one("HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]["kind"] == "Deployment"
+
+
+def docker_flags() -> list[str]:
+    text = (DEPLOY / "docker" / "Dockerfile").read_text()
+    return re.findall(r'"(--[a-z][a-z-]*)=', text)
+
+
+def test_every_flag_is_one_the_server_has(server_help: str) -> None:
+    systemd = (DEPLOY / "systemd" / "parallax-server.service").read_text()
+    systemd += (DEPLOY / "systemd" / "server.env").read_text()
+    flags = {argument.split("=")[0] for argument in container()["args"]}
+    flags |= set(docker_flags()) | set(re.findall(r"(?<=[ =])--[a-z][a-z-]*(?==)", systemd))
+    assert {"--model", "--listen", "--device", "--grace-period"} <= flags
+    for flag in flags:
+        assert re.search(rf"^  {flag}=", server_help, re.MULTILINE), flag
+
+
+def test_ports_are_the_servers(server_help: str) -> None:
+    grpc_port = int(re.search(r"--listen=ADDRESS  \(default [\d.]+:(\d+)\)", server_help).group(1))
+    metrics_port = int(re.search(r"--metrics-listen=ADDRESS  \(default [\d.]+:(\d+)\)", server_help).group(1))
+    ports = {port["name"]: port["containerPort"] for port in container()["ports"]}
+    assert ports == {"grpc": grpc_port, "metrics": metrics_port}
+    assert container()["readinessProbe"]["grpc"]["port"] == grpc_port
+    assert container()["startupProbe"]["grpc"]["port"] == grpc_port
+    dockerfile = (DEPLOY / "docker" / "Dockerfile").read_text()
+    assert f"EXPOSE {grpc_port} {metrics_port}" in dockerfile
+    assert {port["targetPort"] for port in one("Service")["spec"]["ports"]} == set(ports)
+
+
+def test_the_pod_outlives_its_drain() -> None:
+    (grace,) = [a.split("=")[1] for a in container()["args"] if a.startswith("--grace-period=")]
+    before = int(container()["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod()["terminationGracePeriodSeconds"] >= before + seconds(grace) + 15
+
+
+def test_the_container_has_no_privilege() -> None:
+    security = container()["securityContext"]
+    assert security == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod()["securityContext"]["runAsNonRoot"] is True
+    assert pod()["automountServiceAccountToken"] is False
+    # With a read-only root, every file that a flag names lies on a mounted volume.
+    mounts = [mount["mountPath"] for mount in container()["volumeMounts"]]
+    paths = [a.split("=")[1] for a in container()["args"] if "=/" in a]
+    assert paths and all(any(path.startswith(m) for m in mounts) for path in paths)
+    volumes = {volume["name"] for volume in pod()["volumes"]}
+    assert {mount["name"] for mount in container()["volumeMounts"]} == volumes
+
+
+def test_the_image_runs_as_the_user_of_the_manifest() -> None:
+    dockerfile = (DEPLOY / "docker" / "Dockerfile").read_text()
+    user = pod()["securityContext"]["runAsUser"]
+    assert f"USER {user}:{user}" in dockerfile
+    last_user = re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE)[-1]
+    assert last_user == f"{user}:{user}"
+
+
+def test_the_dockerfile_copies_from_stages_and_files_that_exist() -> None:
+    dockerfile = (DEPLOY / "docker" / "Dockerfile").read_text()
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", dockerfile, re.MULTILINE))
+    assert {"cpu", "cuda"} <= stages
+    for stage in re.findall(r"COPY --from=(\S+)", dockerfile):
+        assert stage in stages
+    for source in re.findall(r"^COPY (?!--from)(\S+) ", dockerfile, re.MULTILINE):
+        assert (DEPLOY.parent / source).exists(), source
+    for script in re.findall(r"^RUN (deploy/\S+)", dockerfile, re.MULTILINE):
+        assert os.access(DEPLOY.parent / script, os.X_OK), script
+    assert ":latest" not in dockerfile
