@@ -11,9 +11,6 @@
 // s2 centred on the s2 of the row's top key. The same inputs give the same bits on one GPU
 // model; the split over keys, hence the rounding, may vary with the batch.
 //
-// Tuned for sm_90; a portable kernel serves every other GPU from sm_80 on. It wants rows of q and
-// r on 16 bytes and the workspace on 256.
-//
 // Thread safety: as Stream; calls that may run at the same time need workspaces of their own.
 // Errors: KernelError for shapes, dtypes, a window, batch or workspace out of range, and what
 // the launch reports. Values in device memory are trusted: context_len[s] at most
@@ -37,7 +34,8 @@ inline constexpr int kMaxDecodeQueryLen = 8;    // query rows a sequence
 inline constexpr int kMaxDecodeGroupSize = 16;  // query heads a KV head
 
 struct ParallaxDecodeParams {
-  // bfloat16, on the device; tokens may be strided, heads of one token are contiguous.
+  // bfloat16, on the device, aligned to 16 bytes; tokens may be strided by multiples of 16 bytes,
+  // heads of one token are contiguous.
   ConstTensorView q;  // [tokens, num_query_heads, head_dim]
   ConstTensorView r;  // same shape, or undefined: softmax attention
   TensorView out;     // [tokens, num_query_heads, head_dim]
@@ -52,7 +50,7 @@ struct ParallaxDecodeParams {
   const int32_t* context_len = nullptr;   // [batch] keys the sequence's last row sees; 0 leaves
                                           // the sequence's rows of out as they are
   const int32_t* block_tables = nullptr;  // [batch, max_blocks] pages in order of position;
-                                          // entries wholly behind the window are not read
+                                          // entries wholly behind the window are not used
   int64_t max_blocks = 0;                 // row stride of block_tables
 
   float softmax_scale = 1.0f;

@@ -13,6 +13,21 @@
 
 namespace parallax::kernels::cuda {
 
+// Divides by a number that the host knows: x by value, where x * value is below 2^32.
+struct Divisor {
+  uint32_t value = 1;
+  uint32_t reciprocal = 0;  // ceil(2^32 / value), 0 for 1
+
+  Divisor() = default;
+  explicit Divisor(uint32_t divisor)
+      : value(divisor),
+        reciprocal(static_cast<uint32_t>(((uint64_t{1} << 32) + divisor - 1) / divisor)) {}
+
+#ifdef __CUDACC__
+  __device__ uint32_t Divide(uint32_t x) const { return value == 1 ? x : __umulhi(x, reciprocal); }
+#endif
+};
+
 struct DecodeArgs {
   const __nv_bfloat16* q = nullptr;  // [tokens, num_query_heads, head_dim]
   const __nv_bfloat16* r = nullptr;  // same shape; null: softmax attention
@@ -23,10 +38,10 @@ struct DecodeArgs {
 
   const __nv_bfloat16* cache = nullptr;  // [num_pages][k|v][kv_head][64 * head_dim]
   int num_kv_heads = 0;
-  int group = 1;  // query heads a KV head
+  Divisor group;  // query heads a KV head
 
   int batch = 0;
-  int row_blocks = 1;                     // a sequence's rows are cut into this many blocks
+  Divisor row_blocks;                     // a sequence's rows are cut into this many blocks
   const int32_t* query_start = nullptr;   // [batch + 1], or null: one row each
   const int32_t* context_len = nullptr;   // [batch]
   const int32_t* block_tables = nullptr;  // [batch, max_blocks]
@@ -38,8 +53,12 @@ struct DecodeArgs {
   uint32_t* counters = nullptr;  // [clusters * cluster size], zero between launches
   float4* partials = nullptr;    // probe states of units cut between clusters (decode_merge.cuh)
 
-  int num_clusters = 1;  // what the pages are dealt out to
-  int cut_cost = 2;      // pages a CTA would rather read than cut a unit
+  int num_clusters = 1;      // what the pages are dealt out to
+  Divisor units_a_sequence;  // num_kv_heads * row_blocks
+  int units_a_cluster = 1;   // if clusters take whole units
+  int whole_slices = 1;      // and how many clusters do then
+  int unit_cost = 1;         // pages that a unit's start takes the time of
+  int cut_cost = 2;          // pages a CTA would rather read than cut a unit
 };
 
 }  // namespace parallax::kernels::cuda

@@ -13,7 +13,7 @@ namespace parallax::kernels::cuda {
 struct DecodeVariant {
   int head_dim = 128;    // 64 or 128
   int tiles = 1;         // of 8 query rows in a row block, 1 or 2
-  int cluster_size = 1;  // CTAs that share a segment, 1 or 8
+  int cluster_size = 1;  // CTAs that share a segment: 1 or 8; of one tile 2 or 4 too
   bool programmatic_launch = false;
 };
 

@@ -12,32 +12,51 @@
 
 namespace parallax::kernels::cuda {
 
-// An item is one warp's 8 rows x 8 dims of o: a ProbePair::outputs a lane.
+// An item is 8 rows x 8 dims of o: a ProbePair::outputs a lane. A column is the items of 8 dims.
 template <int kDim, int kTiles, int kClusterSize>
 struct DecodeShape {
-  static constexpr int kColumnTiles = kDim / (8 * kConsumerWarps);
-  static constexpr int kItemsAWarp = kTiles * kColumnTiles;
-  static constexpr int kItems = kItemsAWarp * kConsumerWarps / kClusterSize;  // of one rank
-  // After the merge in the cluster a rank's items are dealt out over its warps.
-  static constexpr int kItemsHeld = (kItems + kConsumerWarps - 1) / kConsumerWarps;
+  // CTAs that share an SM: two, so that one reads while the other starts or ends a unit; but the
+  // state of two tiles needs the registers of a whole SM, and clusters of 8 its shared memory.
+  static constexpr int kCtasPerSm = kTiles == 1 && kClusterSize < 8 ? 2 : 1;
+
+  static constexpr int kColumns = kDim / 8;
+  static constexpr int kWarpColumns = kColumns / kConsumerWarps;  // once warps are merged
+  static constexpr int kRankColumns = kColumns / kClusterSize;    // once ranks are merged
+  static constexpr int kItems = kTiles * kRankColumns;            // of one rank: [tile][column]
+  // A rank's merged items are dealt out over its warps.
+  static constexpr int kItemsHeld =
+      kClusterSize == 1 ? kTiles * kWarpColumns : (kItems + kConsumerWarps - 1) / kConsumerWarps;
   static constexpr int kRows = kTiles * 8;
   static constexpr int kBlockBytes = kPageSize * kDim * 2;
   // float4s of a rank's partial state in global memory: scalars, then items.
   static constexpr int kPartialSize = kRows + kItems * 32;
 };
 
-// What the warps of a CTA exchange at a segment's end.
-template <int kTiles>
-struct MergeStorage {
-  alignas(16) float2 sums[kTiles * 8][10];  // [row][warp] d1, d2; padded as TileExchange::top
-  bool is_last;
+// Where the warps of a CTA leave the columns that others merge.
+template <int kDim, int kTiles>
+struct WarpItems {
+  static constexpr int kColumns = kDim / 8 / kConsumerWarps;
+  float4 items[kConsumerWarps][kConsumerWarps - 1][kTiles][kColumns][32];  // [from][other]
+
+  __device__ float4 (&Of(int from, int to))[kTiles][kColumns][32] {
+    return items[from][to < from ? to : to - 1];
+  }
 };
 
-// The whole CTA's (max, centre, d1, d2) of this lane's rows.
+template <int kTiles>
+struct WarpScalars {
+  float4 rows[kConsumerWarps][kTiles * 8];  // max, centre, d1, d2
+};
+
+// Sums the warps' states: every lane gets its rows' scalars, warp w the columns
+// w * kColumns .. of o. A barrier precedes the next use of `items`.
 template <int kDim, int kTiles>
-__device__ void SumScalars(const TileState<kDim, kTiles>& state, MergeStorage<kTiles>& storage,
-                           float4 (&scalars)[kTiles]) {
+__device__ void MergeWarps(TileState<kDim, kTiles>& state, WarpScalars<kTiles>& scalars,
+                           WarpItems<kDim, kTiles>& items, float4 (&merged)[kTiles],
+                           float4 (&outputs)[kTiles][kDim / 8 / kConsumerWarps]) {
+  constexpr int kColumns = kDim / 8 / kConsumerWarps;
   const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
     float d1 = state.d1[t];
@@ -47,58 +66,120 @@ __device__ void SumScalars(const TileState<kDim, kTiles>& state, MergeStorage<kT
       d1 += __shfl_xor_sync(~0u, d1, delta);
       d2 += __shfl_xor_sync(~0u, d2, delta);
     }
-    if (lane % 4 == 0) storage.sums[t * 8 + lane / 4][threadIdx.x / 32] = make_float2(d1, d2);
+    if (lane % 4 == 0) {
+      scalars.rows[warp][t * 8 + lane / 4] = make_float4(state.max[t], state.centre[t], d1, d2);
+    }
   }
   ConsumerBarrier();
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
-    scalars[t] = make_float4(state.max[t], state.centre[t], 0.0f, 0.0f);
-    const float4* const row = reinterpret_cast<const float4*>(storage.sums[t * 8 + lane / 4]);
+    ProbePair sum[1];
+    MergeStates<4>(
+        kConsumerWarps, [&](int w, int) { return scalars.rows[w][t * 8 + lane / 4]; },
+        [](int, int) { return make_float4(0.0f, 0.0f, 0.0f, 0.0f); }, sum);
+    merged[t] = sum[0].scalars;
+    const float decay = state.max[t] == -INFINITY ? 0.0f : Exp2(state.max[t] - merged[t].x);
+    state.Rebase(t, decay, state.centre[t] - merged[t].y);
 #pragma unroll
-    for (int pair = 0; pair < kConsumerWarps / 2; ++pair) {
-      const float4 two = row[pair];
-      scalars[t].z += two.x + two.z;
-      scalars[t].w += two.y + two.w;
+    for (int to = 0; to < kConsumerWarps; ++to) {
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        const float* const o = state.o[t][to * kColumns + c];
+        const float4 item = make_float4(o[0], o[1], o[2], o[3]);
+        if (to == warp) {
+          outputs[t][c] = item;
+        } else {
+          items.Of(warp, to)[t][c][lane] = item;
+        }
+      }
+    }
+  }
+  ConsumerBarrier();
+#pragma unroll
+  for (int i = 1; i < kConsumerWarps; ++i) {
+    const int from = (warp + i) % kConsumerWarps;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        const float4 item = items.Of(from, warp)[t][c][lane];
+        outputs[t][c].x += item.x;
+        outputs[t][c].y += item.y;
+        outputs[t][c].z += item.z;
+        outputs[t][c].w += item.w;
+      }
     }
   }
 }
 
+// Adds 1, after all that this CTA wrote before its last barrier and before all that it reads after
+// its next one.
+__device__ inline uint32_t IncrementInOrder(uint32_t* counter) {
+  uint32_t before;
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;"
+               : "=r"(before)
+               : "l"(counter)
+               : "memory");
+  return before;
+}
+
+// The units that a slice shares with others: at most its first and its last.
+struct CutUnits {
+  Segment segments[2];
+  bool is_last[2];
+};
+
 // Writes one rank's part of units.
-template <int kDim, int kTiles, int kClusterSize>
+template <int kDim, int kTiles, int kClusterSize, int kStageBytes>
 class UnitWriter {
  public:
   using Shape = DecodeShape<kDim, kTiles, kClusterSize>;
   using Held = ProbePair[Shape::kItemsHeld];
 
-  __device__ UnitWriter(const DecodeArgs& args, MergeStorage<kTiles>& storage, int slice, int rank)
-      : args_(args), storage_(storage), slice_(slice), rank_(rank) {}
+  // `stage`: kStageBytes of shared memory, free once the slice's pages have been read.
+  __device__ UnitWriter(const DecodeArgs& args, CutUnits& cut, float4* stage, int slice, int rank)
+      : args_(args), cut_(cut), stage_(stage), slice_(slice), rank_(rank) {}
 
   // Which of the rank's items this warp holds i-th; may be beyond the last.
   static __device__ int HeldItem(int i) {
-    return kClusterSize == 1 ? warp() * Shape::kItemsAWarp + i : i * kConsumerWarps + warp();
+    if (kClusterSize > 1) return i * kConsumerWarps + warp();
+    return i / Shape::kWarpColumns * Shape::kRankColumns + warp() * Shape::kWarpColumns +
+           i % Shape::kWarpColumns;
   }
-  static __device__ int TileOfItem(int item) {
-    return item % Shape::kItemsAWarp / Shape::kColumnTiles;
-  }
-  // Writes a whole unit out. Of a cut one, leaves the part in global memory; the last CTA of
-  // this rank to do so merges the parts and writes the unit out.
-  __device__ void Deliver(const Segment& segment, const LaneRows<kTiles>& rows, Held& held) {
-    if (segment.first_slice != segment.last_slice) {
-      StorePartial(segment, rows, held);
-      if (!IsLastOfUnit(segment)) return;
-      MergePartials(segment, rows, held);
+  static __device__ int TileOfItem(int item) { return item / Shape::kRankColumns; }
+
+  // Writes a whole unit out; leaves the part of a cut one in global memory.
+  __device__ void Deliver(const Segment& segment, const LaneRows<kTiles>& rows, const Held& held) {
+    if (!segment.IsCut()) {
+      WriteOut(rows, held);
+      return;
     }
-#pragma unroll
-    for (int i = 0; i < Shape::kItemsHeld; ++i) {
-      const int item = HeldItem(i);
-      const int tile = TileOfItem(item);
-      if (item >= Shape::kItems || RowEnd(rows, tile) == 0) continue;
-      const float2 out = Finish(held[i]);
-      const int row = (segment.row_block * kTiles + tile) * 8 + lane() / 4;
-      const int64_t line = segment.span.first_row + row / args_.group;
-      const int head = segment.kv_head * args_.group + row % args_.group;
-      *reinterpret_cast<uint32_t*>(args_.out + line * args_.out_stride + head * kDim +
-                                   DimOfItem(item)) = PackBFloat16(out.x, out.y);
+    StorePartial(segment, rows, held);
+    if (threadIdx.x == 0) cut_.segments[num_cut_] = segment;
+    ++num_cut_;
+  }
+
+  // After the slice's last segment: the last CTA of this rank to leave its part of a unit merges
+  // the parts and writes the unit out.
+  __device__ void FinishCutUnits() {
+    if (num_cut_ == 0) return;
+    ConsumerBarrier();
+    if (static_cast<int>(threadIdx.x) < num_cut_) {
+      const Segment& segment = cut_.segments[threadIdx.x];
+      uint32_t* const counter = &args_.counters[segment.first_slice * kClusterSize + rank_];
+      const uint32_t parts = segment.last_slice - segment.first_slice + 1;
+      const bool is_last = IncrementInOrder(counter) == parts - 1;
+      if (is_last) *counter = 0;  // for the next launch
+      cut_.is_last[threadIdx.x] = is_last;
+    }
+    ConsumerBarrier();
+    for (int i = 0; i < num_cut_; ++i) {
+      if (!cut_.is_last[i]) continue;
+      const Segment segment = cut_.segments[i];
+      const LaneRows<kTiles> rows = RowsOfLane<kTiles>(args_, segment, kDim);
+      Held held;
+      MergePartials(segment, held);
+      WriteOut(rows, held);
     }
   }
 
@@ -106,75 +187,76 @@ class UnitWriter {
   static __device__ int lane() { return threadIdx.x % 32; }
   static __device__ int warp() { return threadIdx.x / 32; }
 
-  // The first of the two dims of this lane's part of an item.
-  __device__ int DimOfItem(int item) const {
-    const int owner = rank_ * (kConsumerWarps / kClusterSize) + item / Shape::kItemsAWarp;
-    return (owner * Shape::kColumnTiles + item % Shape::kColumnTiles) * 8 + lane() % 4 * 2;
-  }
-
   __device__ float4* Partial(int slice, bool continued) const {
     return args_.partials + ((int64_t{slice} * 2 + (continued ? 1 : 0)) * kClusterSize + rank_) *
                                 Shape::kPartialSize;
   }
 
-  // rows.end_key[tile] without indexing registers at run time.
-  static __device__ int RowEnd(const LaneRows<kTiles>& rows, int tile) {
-    int end = 0;
+  __device__ void WriteOut(const LaneRows<kTiles>& rows, const Held& held) const {
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-      if (t == tile) end = rows.end_key[t];
+    for (int i = 0; i < Shape::kItemsHeld; ++i) {
+      const int item = HeldItem(i);
+      if (item >= Shape::kItems) continue;
+      const int column = rank_ * Shape::kRankColumns + item % Shape::kRankColumns;
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+        if (t != TileOfItem(item) || rows.end_key[t] == 0) continue;
+        const float2 out = Finish(held[i]);
+        *reinterpret_cast<uint32_t*>(args_.out + rows.out_offset[t] + column * 8 + lane() % 4 * 2) =
+            PackBFloat16(out.x, out.y);
+      }
     }
-    return end;
   }
 
   __device__ void StorePartial(const Segment& segment, const LaneRows<kTiles>& rows,
-                               const Held& held) {
+                               const Held& held) const {
     float4* const partial = Partial(slice_, slice_ == segment.first_slice);
 #pragma unroll
     for (int i = 0; i < Shape::kItemsHeld; ++i) {
       const int item = HeldItem(i);
-      const int tile = TileOfItem(item);
-      if (item >= Shape::kItems || RowEnd(rows, tile) == 0) continue;
-      if (item / Shape::kItemsAWarp == 0 && item % Shape::kColumnTiles == 0 && lane() % 4 == 0) {
-        __stcg(&partial[tile * 8 + lane() / 4], held[i].scalars);
+      if (item >= Shape::kItems) continue;
+      if (item % Shape::kRankColumns == 0 && lane() % 4 == 0) {
+        __stcg(&partial[TileOfItem(item) * 8 + lane() / 4], held[i].scalars);
       }
       __stcg(&partial[Shape::kRows + item * 32 + lane()], held[i].outputs);
     }
   }
 
-  __device__ bool IsLastOfUnit(const Segment& segment) {
-    ConsumerBarrier();
-    if (threadIdx.x == 0) {
-      __threadfence();
-      uint32_t* const counter = &args_.counters[segment.first_slice * kClusterSize + rank_];
-      const uint32_t parts = segment.last_slice - segment.first_slice + 1;
-      const bool is_last = atomicAdd(counter, 1u) == parts - 1;
-      if (is_last) *counter = 0;  // for the next launch
-      __threadfence();
-      storage_.is_last = is_last;
-    }
-    ConsumerBarrier();
-    return storage_.is_last;
-  }
-
-  __device__ void MergePartials(const Segment& segment, const LaneRows<kTiles>& rows, Held& held) {
-#pragma unroll
-    for (int i = 0; i < Shape::kItemsHeld; ++i) {
-      const int item = HeldItem(i);
-      const int tile = TileOfItem(item);
-      if (item >= Shape::kItems || RowEnd(rows, tile) == 0) continue;
-      const auto part = [&](int index) { return Partial(segment.first_slice + index, index == 0); };
-      held[i] = MergeStates(
-          segment.last_slice - segment.first_slice + 1,
-          [&](int index) { return __ldcg(part(index) + tile * 8 + lane() / 4); },
-          [&](int index) { return __ldcg(part(index) + Shape::kRows + item * 32 + lane()); });
+  // Brings parts near, as many as `stage_` holds at once, and folds them.
+  __device__ void MergePartials(const Segment& segment, Held& held) const {
+    constexpr int kMostStaged = kStageBytes / (Shape::kPartialSize * sizeof(float4));
+    static_assert(kMostStaged > 0);
+    // An item beyond the last reads what the first warp does.
+    const auto item_of = [](int i) { return HeldItem(i) < Shape::kItems ? HeldItem(i) : 0; };
+    const int parts = segment.last_slice - segment.first_slice + 1;
+    for (int first = 0; first < parts; first += kMostStaged) {
+      const int count = min(kMostStaged, parts - first);
+      for (int x = threadIdx.x; x < count * Shape::kPartialSize; x += kConsumerWarps * 32) {
+        const int part = first + x / Shape::kPartialSize;
+        CopyAsync(SharedAddress(&stage_[x]),
+                  Partial(segment.first_slice + part, part == 0) + x % Shape::kPartialSize);
+      }
+      WaitForCopies();
+      ConsumerBarrier();
+      MergeStates<Shape::kItemsHeld <= 2 ? 4 : 2>(
+          count,
+          [&](int part, int i) {
+            return stage_[part * Shape::kPartialSize + TileOfItem(item_of(i)) * 8 + lane() / 4];
+          },
+          [&](int part, int i) {
+            return stage_[part * Shape::kPartialSize + Shape::kRows + item_of(i) * 32 + lane()];
+          },
+          held);
+      ConsumerBarrier();
     }
   }
 
   const DecodeArgs& args_;
-  MergeStorage<kTiles>& storage_;
+  CutUnits& cut_;        // shared memory
+  float4* const stage_;  // shared memory
   const int slice_;
   const int rank_;
+  int num_cut_ = 0;
 };
 
 }  // namespace parallax::kernels::cuda

@@ -54,6 +54,15 @@ __device__ inline float HighBFloat16(uint32_t packed) {
   return __uint_as_float(packed & 0xffff0000u);
 }
 
+// 16 bytes from global to shared memory, past L1.
+__device__ inline void CopyAsync(uint32_t destination, const void* source) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(destination), "l"(source)
+               : "memory");
+}
+
+// Waits for this thread's copies.
+__device__ inline void WaitForCopies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // A barrier of `threads` threads; 0 is __syncthreads().
 template <int kBarrier, int kThreads>
 __device__ inline void NamedBarrier() {

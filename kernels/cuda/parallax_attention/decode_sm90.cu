@@ -10,10 +10,11 @@ constexpr const char* kOp = "ParallaxDecode";
 template <int kDim, int kTiles, int kClusterSize>
 void Launch(const DecodeArgs& args, bool programmatic_launch, cudaStream_t stream) {
   const auto kernel = DecodeKernelSm90<kDim, kTiles, kClusterSize>;
-  constexpr int kSharedBytes = sizeof(DecodeShared<kDim, kTiles, kClusterSize>) + 1024;
-  static_assert(kSharedBytes <= kSharedBytesHopper);
+  using Shape = DecodeShape<kDim, kTiles, kClusterSize>;
+  constexpr int kSharedBytes = sizeof(DecodeShared<kDim, kTiles, kClusterSize>);
+  static_assert(kSharedBytes <= DecodeSharedBudget(Shape::kCtasPerSm));
   static_assert(DecodePartialsOfCluster({kDim, kTiles, kClusterSize}) ==
-                2 * kClusterSize * DecodeShape<kDim, kTiles, kClusterSize>::kPartialSize);
+                2 * kClusterSize * Shape::kPartialSize);
   CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
             kOp, "cudaFuncSetAttribute");
   cudaLaunchAttribute attributes[2];
@@ -38,21 +39,24 @@ void Launch(const DecodeArgs& args, bool programmatic_launch, cudaStream_t strea
   CheckCuda(cudaLaunchKernelEx(&config, kernel, args), kOp, "launch");
 }
 
-template <int kDim, int kTiles>
-void LaunchOfCluster(const DecodeArgs& args, const DecodeVariant& variant, cudaStream_t stream) {
-  if (variant.cluster_size == 1) {
-    Launch<kDim, kTiles, 1>(args, variant.programmatic_launch, stream);
-  } else {
-    Launch<kDim, kTiles, 8>(args, variant.programmatic_launch, stream);
-  }
-}
-
 template <int kDim>
-void LaunchOfTiles(const DecodeArgs& args, const DecodeVariant& variant, cudaStream_t stream) {
-  if (variant.tiles == 1) {
-    LaunchOfCluster<kDim, 1>(args, variant, stream);
-  } else {
-    LaunchOfCluster<kDim, 2>(args, variant, stream);
+void LaunchOfDim(const DecodeArgs& args, const DecodeVariant& variant, cudaStream_t stream) {
+  const auto launch = [&]<int kTiles, int kClusterSize>() {
+    Launch<kDim, kTiles, kClusterSize>(args, variant.programmatic_launch, stream);
+  };
+  if (variant.tiles == 2) {
+    if (variant.cluster_size == 1) return launch.template operator()<2, 1>();
+    return launch.template operator()<2, 8>();
+  }
+  switch (variant.cluster_size) {
+    case 1:
+      return launch.template operator()<1, 1>();
+    case 2:
+      return launch.template operator()<1, 2>();
+    case 4:
+      return launch.template operator()<1, 4>();
+    default:
+      return launch.template operator()<1, 8>();
   }
 }
 
@@ -60,9 +64,9 @@ void LaunchOfTiles(const DecodeArgs& args, const DecodeVariant& variant, cudaStr
 
 void LaunchDecodeSm90(const DecodeArgs& args, const DecodeVariant& variant, cudaStream_t stream) {
   if (variant.head_dim == 64) {
-    LaunchOfTiles<64>(args, variant, stream);
+    LaunchOfDim<64>(args, variant, stream);
   } else {
-    LaunchOfTiles<128>(args, variant, stream);
+    LaunchOfDim<128>(args, variant, stream);
   }
 }
 

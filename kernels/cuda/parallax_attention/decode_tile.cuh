@@ -1,13 +1,13 @@
-// The arithmetic of decode on one page in shared memory, by kConsumerWarps warps together.
+// The arithmetic of decode on one page in shared memory.
 //
 // Eight query rows sit in rows 0-7 of an m16n8k16 A tile and their probes in rows 8-15, so that
 // a lane's C fragment holds s1 (elements 0, 1) and s2 (elements 2, 3) of the same row and keys.
 // p and p * s2, packed, are then an A fragment of the product with V, and o1 and o2 of an
 // output element end in the same lane. kTiles such tiles hold the row block.
 //
-// Scores: warp w takes keys 8w .. 8w+7 of the page. Product with V: warp w takes dims
-// w * D/8 .. (w+1) * D/8 of the output, over all keys. Between the two p goes through shared
-// memory, which costs a barrier a page and saves merging eight warps' outputs at the end.
+// Warp w takes keys 16w .. 16w+15 of every page through both products, with a probe state of its
+// own: nothing passes between warps until the segment's end (decode_merge.cuh). A barrier a page
+// in exchange for no merge was slower wherever a CTA reads few pages.
 //
 // In a fragment lane l is of row l / 4 and columns 2 * (l % 4), + 1.
 #ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_TILE_CUH_
@@ -21,38 +21,37 @@
 
 namespace parallax::kernels::cuda {
 
-inline constexpr int kConsumerWarps = 8;
+inline constexpr int kConsumerWarps = 4;
 inline constexpr int kConsumerThreads = 32 * kConsumerWarps;
 inline constexpr int kConsumerBarrier = 1;
+inline constexpr int kWarpKeys = kPageSize / kConsumerWarps;
+static_assert(kWarpKeys == 16);
 
+// A barrier of all warps that do arithmetic.
 __device__ inline void ConsumerBarrier() { NamedBarrier<kConsumerBarrier, kConsumerThreads>(); }
 
-// What the warps exchange about a page. A row's eight entries are padded to 80 bytes, which
-// spreads the rows over the banks.
-template <int kTiles>
-struct TileExchange {
-  alignas(16) float2 top[kTiles * 8][10];  // [row][warp]: largest scaled s1 and the s2 of that key
-  uint4 weights[kTiles][4][32];            // A fragments of p, p * s2: [tile][16 keys][lane]
-};
+// This warp's first key in a page.
+__device__ inline int FirstKeyOfWarp() { return threadIdx.x / 32 * kWarpKeys; }
 
 // Rows of the unit that this lane's fragments hold, and what they see.
 template <int kTiles>
 struct LaneRows {
   int first_key[kTiles];  // absolute positions [first_key, end_key)
   int end_key[kTiles];
+  int64_t out_offset[kTiles];  // of the row in `out`, elements
 };
 
-// The probe state of the rows, spread over the CTA: maxima and centres are the same in all
-// warps; d1 and d2 are this lane's keys'; o is this warp's dims'.
+// One warp's probe state of the rows over its keys. Maxima and centres are a row's; d1 and d2
+// are this lane's keys'.
 template <int kDim, int kTiles>
 struct TileState {
-  static constexpr int kColumnTiles = kDim / (8 * kConsumerWarps);  // 8 dims each
+  static constexpr int kColumns = kDim / 8;  // of 8 dims each
 
   float max[kTiles];  // of s1 * scale * log2(e)
   float centre[kTiles];
   float d1[kTiles];
   float d2[kTiles];
-  float o[kTiles][kColumnTiles][4];  // o1, o1, o2, o2
+  float o[kTiles][kColumns][4];  // o1, o1, o2, o2
 
   __device__ void Clear() {
 #pragma unroll
@@ -60,138 +59,216 @@ struct TileState {
       max[t] = -INFINITY;
       centre[t] = d1[t] = d2[t] = 0.0f;
 #pragma unroll
-      for (int c = 0; c < kColumnTiles; ++c) o[t][c][0] = o[t][c][1] = o[t][c][2] = o[t][c][3] = 0;
+      for (int c = 0; c < kColumns; ++c) o[t][c][0] = o[t][c][1] = o[t][c][2] = o[t][c][3] = 0;
+    }
+  }
+
+  // Brings tile t to another maximum and centre: `decay` is exp2(old max - new max).
+  __device__ void Rebase(int t, float decay, float shift) {
+    d2[t] = (d2[t] + shift * d1[t]) * decay;
+    d1[t] *= decay;
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        o[t][c][i + 2] = (o[t][c][i + 2] + shift * o[t][c][i]) * decay;
+        o[t][c][i] *= decay;
+      }
     }
   }
 };
 
-// s1 (scaled to powers of two) and s2 of this warp's 8 keys.
+// The row block's queries and probes in shared memory, one 16-row A tile after the other, rows
+// swizzled as K's are.
 template <int kDim, int kTiles>
-__device__ void ComputeScores(float (&scores)[kTiles][4],
-                              const uint32_t (&query)[kTiles][kDim / 16][4], uint32_t k_block) {
+struct QueryTile {
+  uint4 chunks[kTiles][16][kDim / 8];
+
+  __device__ uint4& Chunk(int tile, int row, int chunk) {
+    return chunks[tile][row][chunk ^ (row % 8)];
+  }
+};
+
+// All consumer threads fill the tile. A row beyond the last is zero.
+template <int kDim, int kTiles>
+__device__ void FillQueryTile(const DecodeArgs& args, const Segment& segment,
+                              QueryTile<kDim, kTiles>& tile) {
+  constexpr int kChunks = kDim / 8;
+  constexpr int kTileChunks = kTiles * 8 * kChunks;
+#pragma unroll
+  for (int x = threadIdx.x; x < kTileChunks; x += kConsumerThreads) {
+    const int chunk = x % kChunks;
+    const int row = x / kChunks;
+    const int row_of_unit = segment.row_block * kTiles * 8 + row;
+    const int token = args.group.Divide(row_of_unit);
+    const int head = (segment.kv_head - token) * args.group.value + row_of_unit;
+    const int64_t line = segment.span.first_row + token;
+    uint4 q = {0, 0, 0, 0};
+    uint4 r = {0, 0, 0, 0};
+    if (token < segment.span.query_len) {
+      q = *reinterpret_cast<const uint4*>(args.q + line * args.q_stride + head * kDim + chunk * 8);
+      if (args.r != nullptr) {
+        r = *reinterpret_cast<const uint4*>(args.r + line * args.r_stride + head * kDim +
+                                            chunk * 8);
+      }
+    }
+    tile.Chunk(row / 8, row % 8, chunk) = q;
+    tile.Chunk(row / 8, row % 8 + 8, chunk) = r;
+  }
+}
+
+// The A fragment of dims 16 * step .. + 15.
+template <int kDim, int kTiles>
+__device__ void LoadQueryFragment(QueryTile<kDim, kTiles>& tile, int t, int step,
+                                  uint32_t (&fragment)[4]) {
   const int lane = threadIdx.x % 32;
-  const int key = threadIdx.x / 32 * 8 + lane % 8;
-  const int matrix = lane / 8;
-  float odd[kTiles][4];  // a second chain of sums halves the wait for the first
+  LoadMatrices(fragment, SharedAddress(&tile.Chunk(t, lane % 16, step * 2 + lane / 16)));
+}
+
+// One tile's fragments are kept in registers; two tiles' do not fit beside the state and are
+// loaded again for every page.
+template <int kDim, int kTiles>
+struct QueryFragments {
+  uint32_t held[kTiles == 1 ? kDim / 16 : 1][4];
+
+  __device__ void Load(QueryTile<kDim, kTiles>& tile) {
+    if constexpr (kTiles == 1) {
+#pragma unroll
+      for (int step = 0; step < kDim / 16; ++step) LoadQueryFragment(tile, 0, step, held[step]);
+    }
+  }
+  __device__ void Get(QueryTile<kDim, kTiles>& tile, int t, int step,
+                      uint32_t (&fragment)[4]) const {
+    if constexpr (kTiles == 1) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) fragment[i] = held[step][i];
+    } else {
+      LoadQueryFragment(tile, t, step, fragment);
+    }
+  }
+};
+
+// [tile][8 keys]: s1, s1, s2, s2 of two keys.
+template <int kTiles>
+struct WarpScores {
+  float tiles[kTiles][2][4];
+  __device__ float (&operator[](int tile))[2][4] { return tiles[tile]; }
+  __device__ const float (&operator[](int tile) const)[2][4] { return tiles[tile]; }
+};
+
+// s1 (not scaled) and s2 of this warp's 16 keys.
+template <int kDim, int kTiles>
+__device__ void ComputeScores(WarpScores<kTiles>& scores,
+                              const QueryFragments<kDim, kTiles>& fragments,
+                              QueryTile<kDim, kTiles>& tile, uint32_t k_block) {
+  const int lane = threadIdx.x % 32;
+  const int key = FirstKeyOfWarp() + lane % 8;
+  float odd[kTiles][2][4];  // a second chain of sums halves the wait for the first
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) scores[t][i] = odd[t][i] = 0.0f;
+    for (int i = 0; i < 4; ++i) {
+      scores[t][0][i] = scores[t][1][i] = odd[t][0][i] = odd[t][1][i] = 0.0f;
+    }
   }
 #pragma unroll
   for (int step = 0; step < kDim / 16; step += 2) {
-    const int chunk = step * 2 + matrix;
-    uint32_t k[4];
-    LoadMatrices(
-        k, k_block + chunk / 8 * (kPageSize * 128) + key * 128 + ((chunk % 8) ^ (key % 8)) * 16);
+    const int chunk = step * 2 + lane / 8;
+    const uint32_t address =
+        k_block + chunk / 8 * (kPageSize * 128) + key * 128 + ((chunk % 8) ^ (key % 8)) * 16;
+    uint32_t k[2][4];
+    LoadMatrices(k[0], address);
+    LoadMatrices(k[1], address + 8 * 128);
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      MultiplyAdd(scores[t], query[t][step], k[0], k[1]);
-      MultiplyAdd(odd[t], query[t][step + 1], k[2], k[3]);
+      uint32_t a[4];
+      fragments.Get(tile, t, step, a);
+      MultiplyAdd(scores[t][0], a, k[0][0], k[0][1]);
+      MultiplyAdd(scores[t][1], a, k[1][0], k[1][1]);
+      fragments.Get(tile, t, step + 1, a);
+      MultiplyAdd(odd[t][0], a, k[0][2], k[0][3]);
+      MultiplyAdd(odd[t][1], a, k[1][2], k[1][3]);
     }
   }
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) scores[t][i] += odd[t][i];
+    for (int i = 0; i < 4; ++i) {
+      scores[t][0][i] += odd[t][0][i];
+      scores[t][1][i] += odd[t][1][i];
+    }
   }
 }
 
 // Takes keys that a row does not see out of its scores.
 template <int kTiles>
-__device__ void MaskScores(float (&scores)[kTiles][4], const LaneRows<kTiles>& rows, int page_key) {
+__device__ void MaskScores(WarpScores<kTiles>& scores, const LaneRows<kTiles>& rows, int page_key) {
   const int lane = threadIdx.x % 32;
-  const int key = page_key + threadIdx.x / 32 * 8 + lane % 4 * 2;
+  const int first = page_key + FirstKeyOfWarp() + lane % 4 * 2;
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (key + i < rows.first_key[t] || key + i >= rows.end_key[t]) {
-        scores[t][i] = -INFINITY;
-        scores[t][i + 2] = 0.0f;
+    for (int i = 0; i < 4; ++i) {
+      const int key = first + i / 2 * 8 + i % 2;
+      if (key < rows.first_key[t] || key >= rows.end_key[t]) {
+        scores[t][i / 2][i % 2] = -INFINITY;
+        scores[t][i / 2][i % 2 + 2] = 0.0f;
       }
     }
   }
 }
 
-// Publishes each row's top score of this warp's keys, with the s2 of that key.
-template <int kTiles>
-__device__ void PublishTop(const float (&scores)[kTiles][4], float scale_log2,
-                           TileExchange<kTiles>& exchange) {
+// The row's largest score of this warp's keys, and the s2 of that key.
+__device__ inline float2 TopOfRow(const float (&scores)[2][4]) {
   const int lane = threadIdx.x % 32;
+  float2 top = {scores[0][0], scores[0][2]};
 #pragma unroll
-  for (int t = 0; t < kTiles; ++t) {
-    float top = scores[t][0];
-    float probe = scores[t][2];
-    if (scores[t][1] > top) {
-      top = scores[t][1];
-      probe = scores[t][3];
-    }
-#pragma unroll
-    for (int delta = 1; delta < 4; delta *= 2) {
-      const float other_top = __shfl_xor_sync(~0u, top, delta);
-      const float other_probe = __shfl_xor_sync(~0u, probe, delta);
-      // The lower lane's on a tie, in both lanes.
-      if (other_top > top || (other_top == top && (lane & delta) != 0)) {
-        top = other_top;
-        probe = other_probe;
-      }
-    }
-    if (lane % 4 == 0) {
-      exchange.top[t * 8 + lane / 4][threadIdx.x / 32] = make_float2(top * scale_log2, probe);
-    }
+  for (int i = 1; i < 4; ++i) {
+    const float score = scores[i / 2][i % 2];
+    if (score > top.x) top = {score, scores[i / 2][i % 2 + 2]};
   }
+#pragma unroll
+  for (int delta = 1; delta < 4; delta *= 2) {
+    const float2 other = {__shfl_xor_sync(~0u, top.x, delta), __shfl_xor_sync(~0u, top.y, delta)};
+    // The lower lane's on a tie, in both lanes.
+    if (other.x > top.x || (other.x == top.x && (lane & delta) != 0)) top = other;
+  }
+  return top;
 }
 
-// Moves the state to the page's maxima, adds this lane's keys to d1 and d2, and publishes
-// p and p * s2. All tops of the page have been published.
+// Moves the state to the page's maxima, adds this lane's keys to d1 and d2, and packs p and
+// p * s2 as A fragments.
 template <int kDim, int kTiles>
-__device__ void PublishWeights(const float (&scores)[kTiles][4], float scale_log2,
-                               const TileExchange<kTiles>& tops, TileExchange<kTiles>& exchange,
-                               TileState<kDim, kTiles>& state) {
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
+__device__ void ComputeWeights(const WarpScores<kTiles>& scores, float scale_log2,
+                               TileState<kDim, kTiles>& state, uint32_t (&weights)[kTiles][4]) {
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
-    float top = state.max[t];
-    float centre = state.centre[t];
-    const float4* const row_tops = reinterpret_cast<const float4*>(tops.top[t * 8 + lane / 4]);
-#pragma unroll
-    for (int pair = 0; pair < kConsumerWarps / 2; ++pair) {
-      const float4 two = row_tops[pair];
-      if (two.x > top) {
-        top = two.x;
-        centre = two.y;
-      }
-      if (two.z > top) {
-        top = two.z;
-        centre = two.w;
-      }
+    float2 top = TopOfRow(scores[t]);
+    top.x *= scale_log2;
+    const bool rises = top.x > state.max[t];
+    if (__any_sync(~0u, rises && state.max[t] != -INFINITY)) {
+      const float decay = rises ? Exp2(state.max[t] - top.x) : 1.0f;
+      state.Rebase(t, decay, rises ? state.centre[t] - top.y : 0.0f);
     }
-    const float finite_top = top == -INFINITY ? 0.0f : top;
-    const float decay = Exp2(state.max[t] - finite_top);
-    const float shift = state.centre[t] - centre;
-    state.max[t] = top;
-    state.centre[t] = centre;
-    state.d2[t] = (state.d2[t] + shift * state.d1[t]) * decay;
-    state.d1[t] *= decay;
-#pragma unroll
-    for (int c = 0; c < TileState<kDim, kTiles>::kColumnTiles; ++c) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        state.o[t][c][i + 2] = (state.o[t][c][i + 2] + shift * state.o[t][c][i]) * decay;
-        state.o[t][c][i] *= decay;
-      }
+    if (rises) {
+      state.max[t] = top.x;
+      state.centre[t] = top.y;
     }
-    const float p0 = Exp2(fmaf(scores[t][0], scale_log2, -finite_top));
-    const float p1 = Exp2(fmaf(scores[t][1], scale_log2, -finite_top));
-    const uint32_t p = PackBFloat16(p0, p1);
-    const uint32_t ps = PackBFloat16(p0 * (scores[t][2] - centre), p1 * (scores[t][3] - centre));
-    // Sums of the rounded weights: then a constant added to all values adds itself to out.
-    state.d1[t] += LowBFloat16(p) + HighBFloat16(p);
-    state.d2[t] += LowBFloat16(ps) + HighBFloat16(ps);
-    uint2* const fragment = reinterpret_cast<uint2*>(&exchange.weights[t][warp / 2][lane]);
-    fragment[warp % 2] = make_uint2(p, ps);
+    const float finite_top = state.max[t] == -INFINITY ? 0.0f : state.max[t];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float(&s)[4] = scores[t][half];
+      const float p0 = Exp2(fmaf(s[0], scale_log2, -finite_top));
+      const float p1 = Exp2(fmaf(s[1], scale_log2, -finite_top));
+      const uint32_t p = PackBFloat16(p0, p1);
+      const uint32_t ps =
+          PackBFloat16(p0 * (s[2] - state.centre[t]), p1 * (s[3] - state.centre[t]));
+      // Sums of the rounded weights: then a constant added to all values adds itself to out.
+      state.d1[t] += LowBFloat16(p) + HighBFloat16(p);
+      state.d2[t] += LowBFloat16(ps) + HighBFloat16(ps);
+      weights[t][half * 2] = p;
+      weights[t][half * 2 + 1] = ps;
+    }
   }
 }
 
@@ -208,76 +285,54 @@ struct ValueMask {
   }
 };
 
-// Adds the page's weighted values to o. All weights of the page have been published.
+// Adds this warp's weighted values to o.
 template <int kDim, int kTiles, bool kMasked>
-__device__ void AddValues(const TileExchange<kTiles>& exchange, uint32_t v_block, ValueMask mask,
+__device__ void AddValues(const uint32_t (&weights)[kTiles][4], uint32_t v_block, ValueMask mask,
                           TileState<kDim, kTiles>& state) {
   const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
-  const int key_pair = lane % 4 * 2;
-  const auto multiply = [&](int step, int column, uint32_t b0, uint32_t b1) {
+  const int first_key = FirstKeyOfWarp();
+  const int row = first_key + lane % 16;
+  uint32_t low_mask = ~0u;
+  uint32_t high_mask = ~0u;
+  if constexpr (kMasked) {
+    low_mask = mask.Pair(first_key + lane % 4 * 2);
+    high_mask = mask.Pair(first_key + 8 + lane % 4 * 2);
+  }
+#pragma unroll
+  for (int c = 0; c < kDim / 8; c += 2) {
+    const int chunk = c + lane / 16;
+    uint32_t v[4];
+    LoadMatricesTransposed(
+        v, v_block + c / 8 * (kPageSize * 128) + row * 128 + ((chunk % 8) ^ (row % 8)) * 16);
     if constexpr (kMasked) {
-      b0 &= mask.Pair(step * 16 + key_pair);
-      b1 &= mask.Pair(step * 16 + 8 + key_pair);
+      v[0] &= low_mask;
+      v[1] &= high_mask;
+      v[2] &= low_mask;
+      v[3] &= high_mask;
     }
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      const uint4 weights = exchange.weights[t][step][lane];
-      MultiplyAdd(state.o[t][column], {weights.x, weights.y, weights.z, weights.w}, b0, b1);
-    }
-  };
-  uint32_t v[4];
-  if constexpr (kDim == 128) {
-    const int chunk = warp * 2 + lane / 16;
-    const int row = lane % 16;
-    const uint32_t address =
-        v_block + chunk / 8 * (kPageSize * 128) + row * 128 + ((chunk % 8) ^ (row % 8)) * 16;
-#pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      LoadMatricesTransposed(v, address + step * 16 * 128);
-      multiply(step, 0, v[0], v[1]);
-      multiply(step, 1, v[2], v[3]);
-    }
-  } else {
-    const uint32_t address = v_block + lane * 128 + (warp ^ (lane % 8)) * 16;
-#pragma unroll
-    for (int step = 0; step < 4; step += 2) {
-      LoadMatricesTransposed(v, address + step * 16 * 128);
-      multiply(step, 0, v[0], v[1]);
-      multiply(step + 1, 0, v[2], v[3]);
+      MultiplyAdd(state.o[t][c], weights[t], v[0], v[1]);
+      MultiplyAdd(state.o[t][c + 1], weights[t], v[2], v[3]);
     }
   }
 }
 
-// Loads the A fragments of the row block's queries and probes, and what its rows see. A row
-// beyond the last sees nothing.
-template <int kDim, int kTiles>
-__device__ void LoadRows(const DecodeArgs& args, const Segment& segment,
-                         uint32_t (&query)[kTiles][kDim / 16][4], LaneRows<kTiles>& rows) {
-  const int lane = threadIdx.x % 32;
+// What this lane's rows see. A row beyond the last sees nothing.
+template <int kTiles>
+__device__ LaneRows<kTiles> RowsOfLane(const DecodeArgs& args, const Segment& segment, int dim) {
+  LaneRows<kTiles> rows;
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
-    const int row = (segment.row_block * kTiles + t) * 8 + lane / 4;
-    const int token = row / args.group;
-    const bool exists = token < segment.span.query_len;
+    const int row = (segment.row_block * kTiles + t) * 8 + threadIdx.x % 32 / 4;
+    const int token = args.group.Divide(row);
+    const int head = (segment.kv_head - token) * args.group.value + row;
     const int position = segment.span.context - segment.span.query_len + token;
-    rows.end_key[t] = exists ? position + 1 : 0;
+    rows.end_key[t] = token < segment.span.query_len ? position + 1 : 0;
     rows.first_key[t] = args.sliding_window > 0 ? max(0, position - args.sliding_window + 1) : 0;
-    const int head = segment.kv_head * args.group + row % args.group;
-    const int64_t line = segment.span.first_row + token;
-    const __nv_bfloat16* const q = args.q + line * args.q_stride + head * kDim + lane % 4 * 2;
-    const __nv_bfloat16* const r = args.r + line * args.r_stride + head * kDim + lane % 4 * 2;
-    const bool probed = exists && args.r != nullptr;
-#pragma unroll
-    for (int step = 0; step < kDim / 16; ++step) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int d = step * 16 + half * 8;
-        query[t][step][half * 2] = exists ? *reinterpret_cast<const uint32_t*>(q + d) : 0u;
-        query[t][step][half * 2 + 1] = probed ? *reinterpret_cast<const uint32_t*>(r + d) : 0u;
-      }
-    }
+    rows.out_offset[t] = (segment.span.first_row + token) * args.out_stride + head * dim;
   }
+  return rows;
 }
 
 }  // namespace parallax::kernels::cuda

@@ -13,28 +13,41 @@ namespace parallax::kernels::cuda {
 namespace {
 
 constexpr const char* kOp = "ParallaxDecode";
-constexpr int kClusterSize = 8;
 constexpr int kCountersAlignment = 256;
 
-// Where few units must fill the GPU, clusters share a unit and merge through distributed shared
-// memory; many units are dealt out to single CTAs, which then merge rarely.
-constexpr int kMostUnitsForClusters = 16;
-
 // Pages that a CTA would rather read than cut a unit: the time of a merge through global memory.
+// CTAs of a cluster read a page in two thirds of the time.
 constexpr int kCutCost = 3;
+constexpr int kClusterCutCost = 7;
+
+// Pages that could be read in the time that the start and the end of a unit take.
+constexpr int kUnitCost = 2;
 
 int RowBlockTiles(int rows) { return rows <= 8 ? 1 : 2; }
 
-// Single CTAs: 128 on an H200, not 132, so that a batch of powers of two falls into whole units;
-// the memory is as busy, and merges cost more than four SMs. Clusters of 8: the SMs lie in groups
-// with eights left over, and one cluster fewer than num_sms / 8 (15) runs at once.
-int NumClusters(const DeviceProperties& device, int cluster_size) {
-  if (cluster_size > 1) return std::max(1, device.num_sms / cluster_size - 1);
-  return device.num_sms < 16 ? device.num_sms : device.num_sms / 16 * 16;
+// Few units must be shared by many CTAs, and merging through distributed shared memory costs a
+// fifth of merging through global memory; many units keep single CTAs busy, two on an SM.
+int ClusterSize(int units, int tiles) {
+  if (units <= 15) return 8;
+  if (tiles == 2) return units <= 64 ? 8 : 1;
+  if (units <= 32) return 4;
+  return units <= 64 ? 2 : 1;
 }
 
+// How many clusters the pages are dealt out to. A multiple of a large power of two (on an H200
+// the CTAs of 128 SMs, not 132), so that batches of powers of two fall into whole units: the
+// memory is as busy, and merges cost more than four SMs. Clusters of 8 have an SM for each CTA;
+// the SMs lie in groups with some left over, and one cluster fewer than num_sms / 8 runs at once.
+int NumClusters(const DeviceProperties& device, int cluster_size, int tiles) {
+  if (cluster_size == 8) return std::max(1, device.num_sms / 8 - 1);
+  const int sms = device.num_sms < 16 ? device.num_sms : device.num_sms / 16 * 16;
+  if (cluster_size > 1) return std::max(1, sms / cluster_size);
+  return tiles == 1 ? 2 * sms : sms;
+}
+
+// One for every CTA.
 size_t CounterBytes(const DeviceProperties& device) {
-  const size_t bytes = device.num_sms * sizeof(uint32_t);
+  const size_t bytes = 2 * device.num_sms * sizeof(uint32_t);
   return (bytes + kCountersAlignment - 1) / kCountersAlignment * kCountersAlignment;
 }
 
@@ -53,15 +66,18 @@ void CheckHeads(int num_query_heads, int num_kv_heads, int head_dim) {
   CheckRange("query heads a KV head", num_query_heads / num_kv_heads, 1, kMaxDecodeGroupSize);
 }
 
-// Fragments are loaded four bytes at a time, and heads of a token lie side by side.
+// Queries are loaded 16 bytes at a time, and heads of a token lie side by side.
 void CheckRows(std::string_view operand, const ConstTensorView& tensor,
                const ParallaxDecodeParams& params, const Stream& stream) {
   CheckTensor(kOp, operand, tensor, DType::kBFloat16,
               {params.q.shape[0], params.q.shape[1], params.cache.head_dim}, stream);
   Check(tensor.strides[1] == params.cache.head_dim, kOp, operand, "contiguous over its heads",
         static_cast<double>(tensor.strides[1]));
-  Check(tensor.strides[0] % 2 == 0 && reinterpret_cast<uintptr_t>(tensor.data) % 4 == 0, kOp,
-        operand, "aligned to 4 bytes; its row stride", static_cast<double>(tensor.strides[0]));
+  constexpr int kAlignment = 16;
+  Check(tensor.strides[0] * sizeof(__nv_bfloat16) % kAlignment == 0 &&
+            reinterpret_cast<uintptr_t>(tensor.data) % kAlignment == 0,
+        kOp, operand, "aligned to 16 bytes; its row stride",
+        static_cast<double>(tensor.strides[0]));
 }
 
 void CheckPointer(std::string_view operand, const void* pointer) {
@@ -105,7 +121,7 @@ DecodeArgs MakeArgs(const ParallaxDecodeParams& params, const DeviceProperties& 
   args.out_stride = params.out.strides[0];
   args.cache = params.cache.data;
   args.num_kv_heads = params.cache.num_kv_heads;
-  args.group = static_cast<int>(params.q.shape[1]) / params.cache.num_kv_heads;
+  args.group = Divisor(params.q.shape[1] / params.cache.num_kv_heads);
   args.batch = params.batch;
   args.query_start = params.query_start;
   args.context_len = params.context_len;
@@ -115,7 +131,6 @@ DecodeArgs MakeArgs(const ParallaxDecodeParams& params, const DeviceProperties& 
   args.sliding_window = params.sliding_window;
   args.counters = reinterpret_cast<uint32_t*>(params.workspace.data());
   args.partials = reinterpret_cast<float4*>(params.workspace.data() + CounterBytes(device));
-  args.cut_cost = kCutCost;
   return args;
 }
 
@@ -128,8 +143,9 @@ size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_quer
   if (!device.is_hopper()) return PortableDecodeWorkspaceBytes();
   const int tiles = RowBlockTiles(num_query_heads / num_kv_heads * max_query_len);
   int64_t partials = 0;
-  for (const int cluster_size : {1, kClusterSize}) {
-    partials = std::max(partials, NumClusters(device, cluster_size) *
+  for (const int cluster_size : {1, 2, 4, 8}) {
+    if (tiles == 2 && (cluster_size == 2 || cluster_size == 4)) continue;
+    partials = std::max(partials, NumClusters(device, cluster_size, tiles) *
                                       DecodePartialsOfCluster({head_dim, tiles, cluster_size}));
   }
   return CounterBytes(device) + partials * sizeof(float4);
@@ -143,15 +159,21 @@ void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& 
     return;
   }
   DecodeArgs args = MakeArgs(params, device);
-  const int rows = args.group * params.max_query_len;
+  const int rows = static_cast<int>(args.group.value) * params.max_query_len;
   DecodeVariant variant;
   variant.head_dim = params.cache.head_dim;
   variant.tiles = RowBlockTiles(rows);
   variant.programmatic_launch = params.programmatic_launch;
-  args.row_blocks = (rows + variant.tiles * 8 - 1) / (variant.tiles * 8);
-  const int units = args.batch * args.num_kv_heads * args.row_blocks;
-  variant.cluster_size = units <= kMostUnitsForClusters ? kClusterSize : 1;
-  args.num_clusters = NumClusters(device, variant.cluster_size);
+  const int row_blocks = (rows + variant.tiles * 8 - 1) / (variant.tiles * 8);
+  const int units = args.batch * args.num_kv_heads * row_blocks;
+  variant.cluster_size = ClusterSize(units, variant.tiles);
+  args.row_blocks = Divisor(row_blocks);
+  args.units_a_sequence = Divisor(args.num_kv_heads * row_blocks);
+  args.num_clusters = NumClusters(device, variant.cluster_size, variant.tiles);
+  args.units_a_cluster = (units + args.num_clusters - 1) / args.num_clusters;
+  args.whole_slices = (units + args.units_a_cluster - 1) / args.units_a_cluster;
+  args.unit_cost = kUnitCost * variant.cluster_size;
+  args.cut_cost = variant.cluster_size == 1 ? kCutCost : kClusterCutCost;
   LaunchDecodeSm90(args, variant, stream.cuda_stream());
 }
 

@@ -30,21 +30,43 @@ __device__ inline void Accumulate(ProbePair& sum, float4 scalars, float4 outputs
   sum.outputs.w += factor * (outputs.w + shift * outputs.y);
 }
 
-// Merges `count` states in order; scalars(i) and outputs(i) read the i-th.
-template <typename Scalars, typename Outputs>
-__device__ ProbePair MergeStates(int count, Scalars scalars, Outputs outputs) {
-  ProbePair sum;
-#pragma unroll 8
-  for (int i = 0; i < count; ++i) {
-    const float4 state = scalars(i);
-    if (state.x > sum.scalars.x) {
-      sum.scalars.x = state.x;
-      sum.scalars.y = state.y;
+// Folds states 0 .. count - 1 of kItems pairs into `sums`, in order; scalars(i, item) and
+// outputs(i, item) read the i-th. The reads of kChunk states are in flight together.
+template <int kChunk, int kItems, typename Scalars, typename Outputs>
+__device__ void MergeStates(int count, Scalars scalars, Outputs outputs,
+                            ProbePair (&sums)[kItems]) {
+#pragma unroll 1
+  for (int first = 0; first < count; first += kChunk) {
+    ProbePair states[kChunk][kItems];
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+#pragma unroll
+      for (int item = 0; item < kItems; ++item) {
+        if (first + i < count)
+          states[i][item] = {scalars(first + i, item), outputs(first + i, item)};
+      }
+    }
+#pragma unroll
+    for (int item = 0; item < kItems; ++item) {
+      ProbePair sum;
+      sum.scalars.x = sums[item].scalars.x;
+      sum.scalars.y = sums[item].scalars.y;
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) {
+        const float4 state = states[i][item].scalars;
+        if (state.x > sum.scalars.x) {
+          sum.scalars.x = state.x;
+          sum.scalars.y = state.y;
+        }
+      }
+      Accumulate(sum, sums[item].scalars, sums[item].outputs);
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) {
+        Accumulate(sum, states[i][item].scalars, states[i][item].outputs);
+      }
+      sums[item] = sum;
     }
   }
-#pragma unroll 8
-  for (int i = 0; i < count; ++i) Accumulate(sum, scalars(i), outputs(i));
-  return sum;
 }
 
 // out of the pair's two dims.

@@ -93,6 +93,24 @@ TEST(DecodeTest, OneLongSequenceAmongShortOnes) {
   EXPECT_LT(WorstError({.query_heads = 2, .kv_heads = 1}, {20000, 100}), kTolerance);
 }
 
+// From few units to many: clusters of every size, plans of short and of long batches, units cut
+// and whole.
+TEST(DecodeTest, BatchesOfEverySize) {
+  const AttentionShape one_tile{.query_heads = 2, .kv_heads = 1};
+  const AttentionShape two_tiles{.query_heads = 16, .kv_heads = 1, .head_dim = 64};
+  for (const int sequences : {3, 20, 32, 33, 50, 64, 80, 300, 1024}) {
+    std::mt19937 rng(sequences);
+    std::vector<int> contexts(sequences);
+    for (int& context : contexts)
+      context = std::uniform_int_distribution(1, 60000 / sequences)(rng);
+    EXPECT_LT(WorstError(one_tile, contexts), kTolerance) << sequences << " ragged sequences";
+    if (sequences > 100) continue;
+    EXPECT_LT(WorstError(two_tiles, contexts), kTolerance) << sequences << " sequences, two tiles";
+    contexts.assign(sequences, 700);
+    EXPECT_LT(WorstError(one_tile, contexts), kTolerance) << sequences << " equal sequences";
+  }
+}
+
 TEST(DecodeTest, RandomBatches) {
   for (uint32_t seed = 1; seed <= 12; ++seed) {
     std::mt19937 rng(seed);
@@ -137,7 +155,12 @@ TEST(DecodeTest, SameBitsEveryTime) {
     DecodeBatch batch(problems, rng);
     const auto first = batch.Run();
     EXPECT_EQ(first, batch.Run());
-    EXPECT_EQ(first, batch.Run());
+    // Launches that overlap share the workspace.
+    ParallaxDecodeParams params = batch.params();
+    params.programmatic_launch = true;
+    const DeviceProperties device = ReadDeviceProperties(0);
+    for (int i = 0; i < 10; ++i) ParallaxDecode(params, device, Stream(0, nullptr));
+    EXPECT_EQ(first, batch.ReadOut());
   }
 }
 
