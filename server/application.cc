@@ -8,6 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/health_monitor.h"
+#include "server/metrics_pages.h"
 
 namespace parallax::server {
 namespace {
@@ -57,7 +59,7 @@ absl::Status Application::StartEngine() {
   model_ = *std::move(model);
   const absl::StatusOr<RequestLimits> limits = MakeRequestLimits(config_, model_.served);
   if (!limits.ok()) return limits.status();
-  metrics_ = std::make_shared<ServerMetrics>(model_.served.name);
+  metrics_ = std::make_unique<ServerMetrics>(model_.served.name);
   absl::StatusOr<std::unique_ptr<Engine>> engine =
       Engine::Create(MakeEngineOptions(config_, model_.served), std::move(model_.runner),
                      model_.tokenizer.get(), metrics_.get());
@@ -80,7 +82,7 @@ absl::Status Application::StartEngine() {
 absl::Status Application::StartListening() {
   if (!config_.metrics_listen.empty()) {
     absl::StatusOr<std::unique_ptr<MetricsHttp>> http =
-        MetricsHttp::Start(config_.metrics_listen, metrics_);
+        MetricsHttp::Start(config_.metrics_listen, MetricsPages());
     if (!http.ok()) return http.status();
     metrics_http_ = *std::move(http);
   }
@@ -88,6 +90,32 @@ absl::Status Application::StartListening() {
   if (!grpc.ok()) return grpc.status();
   grpc_ = *std::move(grpc);
   return absl::OkStatus();
+}
+
+std::vector<HttpPage> Application::MetricsPages() const {
+  return {{.path = "/metrics",
+           .content_type = kMetricsTextType,
+           .content_security_policy = {},
+           .body = [this] { return MetricsText(*metrics_); }},
+          {.path = "/status.json",
+           .content_type = "application/json",
+           .content_security_policy = {},
+           .body = [this] { return StatusJson(Status()); }},
+          {.path = "/",
+           .content_type = "text/html; charset=utf-8",
+           .content_security_policy = ContentSecurityPolicy(StatusPageHtml()),
+           .body = [] { return std::string(StatusPageHtml()); }}};
+}
+
+ServerStatus Application::Status() const {
+  const absl::Time now = absl::Now();
+  return {.uptime = now - started_,
+          .health = JudgeHealth(engine_->Stats(), config_.stall_timeout, now),
+          .model = &model_.served,
+          .description = &engine_->model(),
+          .limits = &engine_->limits(),
+          .metrics = metrics_.get(),
+          .problems = logger_.RecentProblems()};
 }
 
 void Application::WarnOfOpenDoors() const {

@@ -8,8 +8,11 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "engine/engine.h"
 #include "server/auth.h"
 #include "server/call_environment.h"
@@ -19,6 +22,7 @@
 #include "server/metrics.h"
 #include "server/metrics_http.h"
 #include "server/model_loading.h"
+#include "server/status_page/status_page.h"
 #include "server/write_dispatcher.h"
 
 namespace parallax::server {
@@ -61,13 +65,16 @@ class Application {
   absl::Status StartAuthentication();
   absl::Status StartEngine();
   absl::Status StartListening();
+  std::vector<HttpPage> MetricsPages() const;
+  ServerStatus Status() const;
   void WarnOfOpenDoors() const;
 
   const ServerConfig config_;
   const Logger& logger_;
+  const absl::Time started_ = absl::Now();
   // What the engine's last events and the calls' last reactions use comes first: it is
   // destroyed last.
-  std::shared_ptr<ServerMetrics> metrics_;  // shared with the HTTP server, weakly
+  std::unique_ptr<ServerMetrics> metrics_;
   std::unique_ptr<Authenticator> authenticator_;
   LoadedModel model_;
   std::unique_ptr<WriteDispatcher> dispatcher_;

@@ -11,6 +11,8 @@
 namespace parallax::server {
 namespace {
 
+constexpr size_t kMaxKeptBytes = 4096;
+
 // JSON string of printable ASCII; every other byte becomes \u00XX, so that the line stays
 // one line and valid JSON whatever the bytes are.
 std::string Quote(std::string_view value) {
@@ -65,10 +67,17 @@ void Logger::Log(LogLevel level, std::string_view event,
       absl::FormatTime("{\"time\":\"%Y-%m-%dT%H:%M:%E3SZ\"", absl::Now(), absl::UTCTimeZone());
   line.append(",\"level\":\"").append(LevelName(level)).append("\",\"event\":");
   line.append(Quote(event));
+  const size_t head = line.size();
   for (const LogField& field : fields) {
     line.append(",").append(Quote(field.key())).append(":").append(field.json());
   }
-  line.append("}\n");
+  line.append("}");
+  if (IsProblem(level)) {
+    problems_.Add(line.size() <= kMaxKeptBytes ? line
+                                               : line.substr(0, head) + ",\"truncated\":true}");
+  }
+  if (level < threshold_) return;
+  line.append("\n");
   WriteAll(fd_, line);
 }
 

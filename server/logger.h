@@ -6,7 +6,10 @@
 // Values are escaped, so a hostile request id cannot forge a line. Prompts and outputs are
 // never logged. A line is one write(2): lines of different threads do not interleave.
 //
-// Thread safety: safe; immutable after construction.
+// The last warnings and errors are also kept in memory, whatever the threshold, for the
+// status page.
+//
+// Thread safety: safe.
 #ifndef PARALLAX_SERVER_LOGGER_H_
 #define PARALLAX_SERVER_LOGGER_H_
 
@@ -15,6 +18,9 @@
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <vector>
+
+#include "server/recent_lines.h"
 
 namespace parallax::server {
 
@@ -42,7 +48,8 @@ class Logger {
  public:
   explicit Logger(LogLevel threshold, int fd = 2) : threshold_(threshold), fd_(fd) {}
 
-  bool Enabled(LogLevel level) const { return level >= threshold_; }
+  /// Whether a line of this level is written or kept.
+  bool Enabled(LogLevel level) const { return level >= threshold_ || IsProblem(level); }
   void Log(LogLevel level, std::string_view event,
            std::initializer_list<LogField> fields = {}) const;
 
@@ -59,9 +66,16 @@ class Logger {
     Log(LogLevel::kError, event, fields);
   }
 
+  /// The last warnings and errors, oldest first: JSON objects, without the line's end. Of one
+  /// longer than 4 KiB the fields are left out and "truncated":true stands for them.
+  std::vector<std::string> RecentProblems() const { return problems_.Read(); }
+
  private:
+  static bool IsProblem(LogLevel level) { return level >= LogLevel::kWarning; }
+
   const LogLevel threshold_;
   const int fd_;
+  mutable RecentLines problems_{20};
 };
 
 }  // namespace parallax::server

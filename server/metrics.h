@@ -4,7 +4,7 @@
 // that its dashboards carry over. Every metric has the label model_name. Time histograms
 // begin at 100 us. metrics.cc lists them all.
 //
-// Together with metrics_http the only user of Prometheus in this project.
+// Together with metrics_pages the only user of Prometheus in this project.
 //
 // Thread safety: safe; nothing here takes a lock (see atomic_metrics.h).
 #ifndef PARALLAX_SERVER_METRICS_H_

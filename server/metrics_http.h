@@ -1,33 +1,55 @@
-// MetricsHttp: serves a Collectable at http://ADDRESS/metrics, on threads of its own.
+// MetricsHttp: serves a few read-only pages at http://ADDRESS, on threads of its own.
 //
-// Thread safety: start and stop from one thread.
+// GET and HEAD of exactly the given paths; anything else is 404 or 405. No reply is cached,
+// framed or read by other sites' scripts. A connection carries one request, which must
+// arrive within 5 seconds: idle connections (browsers open some ahead of need) cannot keep
+// the scraper out for longer.
+//
+// Thread safety: start and stop from one thread. Bodies are made on the server's threads,
+// several at once.
 #ifndef PARALLAX_SERVER_METRICS_HTTP_H_
 #define PARALLAX_SERVER_METRICS_HTTP_H_
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
-#include "prometheus/collectable.h"
-#include "prometheus/exposer.h"
+
+struct mg_context;
+struct mg_connection;
 
 namespace parallax::server {
+
+struct HttpPage {
+  std::string path;
+  std::string content_type;
+  std::string content_security_policy;  // empty: nothing may be loaded or run
+  std::function<std::string()> body;
+};
 
 class MetricsHttp {
  public:
   /// `address` is host:port, port 0 for any free one. UNAVAILABLE naming the address if it
-  /// cannot be listened on. Keeps only a weak reference to `metrics`.
-  static absl::StatusOr<std::unique_ptr<MetricsHttp>> Start(
-      const std::string& address, const std::shared_ptr<prometheus::Collectable>& metrics);
+  /// cannot be listened on. What the bodies use outlives the server.
+  static absl::StatusOr<std::unique_ptr<MetricsHttp>> Start(const std::string& address,
+                                                            std::vector<HttpPage> pages);
+  /// Waits for the replies being written.
+  ~MetricsHttp();
+  MetricsHttp(const MetricsHttp&) = delete;
+  MetricsHttp& operator=(const MetricsHttp&) = delete;
 
-  int port() const { return port_; }
+  int port() const;
 
  private:
-  MetricsHttp(std::unique_ptr<prometheus::Exposer> exposer, int port)
-      : exposer_(std::move(exposer)), port_(port) {}
+  explicit MetricsHttp(std::vector<HttpPage> pages) : pages_(std::move(pages)) {}
 
-  std::unique_ptr<prometheus::Exposer> exposer_;
-  const int port_;
+  static int Handle(mg_connection* connection, void* self);
+  int Reply(mg_connection* connection) const;
+
+  const std::vector<HttpPage> pages_;
+  mg_context* context_ = nullptr;
 };
 
 }  // namespace parallax::server

@@ -4,15 +4,10 @@
 #include <string>
 
 #include "gtest/gtest.h"
-#include "prometheus/text_serializer.h"
-#include "server/metrics_http.h"
+#include "server/metrics_pages.h"
 
 namespace parallax::server {
 namespace {
-
-std::string Text(const ServerMetrics& metrics) {
-  return prometheus::TextSerializer().Serialize(metrics.Collect());
-}
 
 // The value on the line that begins with `series`; -1 if there is none.
 double Value(const std::string& text, const std::string& series) {
@@ -57,7 +52,7 @@ TEST(ServerMetricsTest, CountsWhatTheEngineReports) {
       {.reason = FinishReason::kLength, .completion_tokens = 3, .e2e_latency = {}, .timings = {}});
   metrics.OnFinished({.reason = FinishReason::kCancelled, .e2e_latency = {}, .timings = {}});
   metrics.OnRpc(RpcMethod::kGenerateStream, grpc::StatusCode::CANCELLED);
-  const std::string text = Text(metrics);
+  const std::string text = MetricsText(metrics);
   const std::string labels = "{model_name=\"tiny\"}";
   EXPECT_EQ(Value(text, "parallax:requests_submitted_total" + labels), 2);
   EXPECT_EQ(Value(text, "parallax:prompt_tokens_total" + labels), 30);
@@ -87,17 +82,6 @@ TEST(ServerMetricsTest, CountsWhatTheEngineReports) {
                   "parallax:grpc_requests_total{model_name=\"tiny\",method="
                   "\"GenerateStream\",code=\"CANCELLED\"}"),
             1);
-}
-
-TEST(MetricsHttpTest, RefusesAnAddressInUseByName) {
-  const auto metrics = std::make_shared<ServerMetrics>("tiny");
-  const auto first = MetricsHttp::Start("127.0.0.1:0", metrics);
-  ASSERT_TRUE(first.ok()) << first.status();
-  ASSERT_GT((*first)->port(), 0);
-  const std::string address = "127.0.0.1:" + std::to_string((*first)->port());
-  const auto second = MetricsHttp::Start(address, metrics);
-  ASSERT_FALSE(second.ok());
-  EXPECT_NE(second.status().message().find(address), absl::string_view::npos);
 }
 
 }  // namespace

@@ -56,6 +56,27 @@ TEST(LoggerTest, LevelsBelowTheThresholdAreNotWritten) {
   EXPECT_EQ(Logged(LogLevel::kWarning, LogLevel::kInfo, "x"), "");
 }
 
+TEST(LoggerTest, KeepsTheLastProblemsWhateverTheThreshold) {
+  int fds[2];
+  ASSERT_EQ(pipe(fds), 0);
+  Logger logger(LogLevel::kError, fds[1]);
+  for (int i = 0; i < 25; ++i) logger.Warning("warned", {{"i", i}});
+  logger.Info("told", {});
+  const std::string huge(100'000, 'x');
+  logger.Warning("huge", {{"value", huge}});
+  const auto kept = logger.RecentProblems();
+  ASSERT_EQ(kept.size(), 20u);
+  EXPECT_EQ(nlohmann::json::parse(kept.front())["i"], 6);
+  const auto last = nlohmann::json::parse(kept.back());
+  EXPECT_EQ(last["event"], "huge");
+  EXPECT_EQ(last["truncated"], true);
+  EXPECT_FALSE(last.contains("value"));
+  close(fds[1]);
+  char byte;
+  EXPECT_EQ(read(fds[0], &byte, 1), 0) << "below the threshold, yet written";
+  close(fds[0]);
+}
+
 TEST(RequestIdsTest, AreValidAndDiffer) {
   const RequestIdentity a = DrawRequestIdentity();
   const RequestIdentity b = DrawRequestIdentity();
