@@ -50,6 +50,9 @@ test  | python3-matplotlib       | pictures of load tests
 test  | haproxy                  | the front of three replicas
 test  | python3-yaml             | reads the Kubernetes manifests
 test  | systemd                  | verifies the unit
+test  | prometheus               | tests the alerts, and the dashboards on a loaded server
+test  | chromium                 | tests the status page
+test  | chromium-driver          | drives it
 test  | openssl                  | makes the certificates of the TLS tests
 ci    | clang                    | fuzzers, thread-safety analysis
 ci    | libclang-rt-14-dev       | the runtime of the fuzzers
