@@ -24,7 +24,7 @@ from results import Measurement, Report, read  # noqa: E402
 
 # One of each group size where memory is the bound, then prefill from short to long.
 SHOWN = {
-    "decode 32 16384 8 8 128 cold": "decode,\n1 head per\nKV head",
+    "decode 32 16384 8 8 128 cold": "decode, 1 query head\nper KV head",
     "decode 32 4096 16 8 128 cold": "2",
     "decode 128 4096 32 8 128 cold": "4",
     "decode 128 4096 64 8 128 cold": "8",
@@ -79,8 +79,8 @@ def read_tb_per_second(report: Report) -> float:
 
 def draw_ceilings(axes: Axes, bandwidth: float, matrix_rate: float) -> None:
     ridge = matrix_rate / bandwidth
-    axes.plot([0.5, ridge, 2e4], [0.5 * bandwidth, matrix_rate, matrix_rate], color="black", lw=1.2)
-    axes.text(1.05, 1.35 * bandwidth, f"plain read {bandwidth:.2f} TB/s", rotation=38, fontsize=8)
+    axes.plot([0.5, ridge, 5e4], [0.5 * bandwidth, matrix_rate, matrix_rate], color="black", lw=1.2)
+    axes.text(30, 14 * bandwidth, f"plain read\n{bandwidth:.2f} TB/s", fontsize=8)
     axes.text(0.6, 1.06 * matrix_rate, f"bf16 matrix product {matrix_rate:.0f} TFLOP/s", fontsize=8)
 
 
@@ -95,7 +95,7 @@ def draw(report: Report, path: Path) -> None:
                       markerfacecolor=series.colour if series.filled else "white", markersize=6)
     for m in shown:
         draw_step(axes, m)
-    axes.set(xscale="log", yscale="log", xlim=(0.5, 2e4), ylim=(0.7, 1500),
+    axes.set(xscale="log", yscale="log", xlim=(0.5, 5e4), ylim=(0.7, 1500),
              xlabel="FLOP per byte of K, V, q, r and out", ylabel="TFLOP/s",
              title=f"Attention on one {report.header['device']['name']}, head_dim 128, bf16")
     axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
@@ -111,8 +111,10 @@ def draw_step(axes: Axes, m: Measurement) -> None:
         return
     arrow = {"arrowstyle": "->", "color": "#999999", "lw": 1.0}
     axes.annotate("", xy=parallax, xytext=softmax, arrowprops=arrow)
-    axes.annotate(SHOWN[m.case.text], xy=parallax, xytext=(4, -12), textcoords="offset points",
-                  fontsize=8, va="top")
+    decode = m.case.kind == "decode"
+    axes.annotate(SHOWN[m.case.text], xy=parallax, xytext=(-7, 4) if decode else (0, -9),
+                  textcoords="offset points", fontsize=8, ha="right" if decode else "left",
+                  va="bottom" if decode else "top")
 
 
 def main() -> None:

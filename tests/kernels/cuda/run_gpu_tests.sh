@@ -4,13 +4,12 @@
 #   run_gpu_tests.sh BUILD OUT.json [COMMIT]
 #
 # OUT.json: device, driver, commit and each program's result and seconds. COMMIT is asked of git
-# unless given. SANITIZE=1 runs each program under compute-sanitizer's four tools as well.
+# unless given. run_compute_sanitizer.sh runs the same programs under compute-sanitizer.
 # Exit code 0: every program passed, and there was at least one.
 set -euo pipefail
 
 readonly build=$1 out=$2
 readonly commit=${3:-$(git rev-parse --short=12 HEAD)}
-readonly tools=${SANITIZE:+memcheck racecheck initcheck synccheck}
 
 rows='' failed=0 total=0
 run() {
@@ -34,10 +33,6 @@ for program in "$build"/gpu_tests/*; do
   [[ -x $program ]] || continue
   name=$(basename "$program")
   run "$name" "$program" --gtest_brief=1
-  for tool in $tools; do
-    run "$name under $tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      "$program" --gtest_brief=1
-  done
 done
 
 IFS=, read -r device driver < <(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader)
