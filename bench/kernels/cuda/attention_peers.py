@@ -164,7 +164,17 @@ def _parallax_kernel_peers() -> list[Peer]:
     parallax = importlib.import_module("parallax")
     if not parallax.cute_decode_available:
         raise ImportError(parallax._cute_err_msg)
-    prepare = _kv_cache_kernel(parallax.parallax_attn_with_kvcache, None)
+    module = importlib.import_module("parallax.cute.parallax_decode")
+    lengths = module._get_seqlen_buf
+
+    def decode(q: Tensor, r: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # The wrapper fills a tensor of lengths before every launch. A graph should hold the
+        # kernel alone: the lengths are as the call before the capture left them.
+        capturing = torch.cuda.is_current_stream_capturing()
+        module._get_seqlen_buf = (lambda b, d, _: lengths(b, d)) if capturing else lengths
+        return parallax.parallax_attn_with_kvcache(q, r, k, v)
+
+    prepare = _kv_cache_kernel(decode, None)
     return [Peer("parallax-kernel", _version("parallax-kernel"), True, False, prepare)]
 
 

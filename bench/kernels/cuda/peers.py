@@ -3,10 +3,11 @@
 
     peers.py --kernel-bench build/bench/kernels/cuda/kernel_bench --out result.json CASES...
 
-CASES are files of cases/ (or any of the same form). Own kernels are timed by kernel_bench,
-which this script keeps running beside itself and hands one case at a time, right before the
-peers run the same case, so that clocks and temperature are the same. Peers are whatever of
-PyTorch, fla, parallax-kernel and flash-attn 3 is installed; what is not is said.
+CASES are files of cases/ (or any of the same form); FILE:cudnn,fa2 runs those peers alone, which
+saves time where another is known to be slow. Own kernels are timed by kernel_bench, which this
+script keeps running beside itself and hands one case at a time, right before the peers run the
+same case, so that clocks and temperature are the same. Peers are whatever of PyTorch, fla,
+parallax-kernel and flash-attn 3 is installed; what is not is said.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -84,6 +86,31 @@ def run_case(case: Case, own: KernelBench | None, peers, inputs, timer: GpuTimer
     return result
 
 
+@dataclass(frozen=True)
+class CaseFile:
+    path: Path
+    peers: frozenset[str] | None  # None: all
+
+    @classmethod
+    def parse(cls, argument: str) -> CaseFile:
+        path, colon, names = argument.partition(":")
+        return cls(Path(path), frozenset(names.split(",")) if colon else None)
+
+    def allows(self, peer: attention_peers.Peer) -> bool:
+        return self.peers is None or peer.name in self.peers
+
+
+def planned(files: list[CaseFile], peers: list[attention_peers.Peer]) -> dict[Case, list]:
+    """The cases in order, each with its peers. What two files name is measured once, as the first
+    of them has it."""
+    plan: dict[Case, list] = {}
+    for file in files:
+        allowed = [peer for peer in peers if file.allows(peer)]
+        for case in read(file.path):
+            plan.setdefault(case, allowed)
+    return plan
+
+
 def table_row(result: dict, names: list[str]) -> str:
     """Own time, then for each peer its time and own / peer."""
     own = result.get("own", {}).get("us")
@@ -110,10 +137,9 @@ def print_header(names: list[str], missing: dict[str, str]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="+", type=Path)
+    parser.add_argument("cases", nargs="+", type=CaseFile.parse)
     parser.add_argument("--kernel-bench", type=Path, help="without it, only peers are timed")
     parser.add_argument("--out", type=Path, help="raw results as JSON")
-    parser.add_argument("--peers", default="", help="only these, comma-separated")
     parser.add_argument("--pool-gib", type=float, default=18.0, help="memory for K and V")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no case after this")
     parser.add_argument("--commit", default=os.environ.get("COMMIT", "unknown"))
@@ -122,8 +148,6 @@ def main() -> int:
     begin = time.monotonic()
     torch.manual_seed(0)
     peers, missing = attention_peers.available()
-    if args.peers:
-        peers = [peer for peer in peers if peer.name in args.peers.split(",")]
     names = [peer.name for peer in peers]
     timer = GpuTimer()
     inputs = attention_peers.Inputs(int(args.pool_gib * 2**30))
@@ -142,12 +166,11 @@ def main() -> int:
     print_header(names, missing)
     own = KernelBench(args.kernel_bench) if args.kernel_bench else None
     try:
-        # A shape that two files name is measured once.
-        for case in dict.fromkeys(case for path in args.cases for case in read(path)):
+        for case, case_peers in planned(args.cases, peers).items():
             if time.monotonic() - begin > args.seconds:
                 print(f"out of time before {case.text}")
                 break
-            report["results"].append(run_case(case, own, peers, inputs, timer))
+            report["results"].append(run_case(case, own, case_peers, inputs, timer))
             print(table_row(report["results"][-1], names), flush=True)
     finally:
         report["device_after"] = gpu_state()
