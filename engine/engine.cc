@@ -52,7 +52,8 @@ absl::StatusOr<SchedulerOptions> ResolveOptions(const EngineOptions& options,
                           .sliding_window = limits.sliding_window,
                           .max_steps_in_flight = limits.max_steps_in_flight,
                           .enable_prefix_cache = options.enable_prefix_cache,
-                          .weights_version = limits.weights_version};
+                          .weights_version = limits.weights_version,
+                          .prefix_cache_observer = options.prefix_cache_observer};
 }
 
 std::vector<int32_t> EosTokenIds(const EngineOptions& options, const Tokenizer* tokenizer) {

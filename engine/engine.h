@@ -35,6 +35,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/engine_observer.h"
+#include "engine/kv_cache/prefix_cache.h"
 #include "engine/request.h"
 #include "engine/runner/model_runner.h"
 #include "engine/token_sink.h"
@@ -52,6 +53,8 @@ struct EngineOptions {
   /// Most prompt tokens of one sequence in a step; 0 = no limit of its own.
   int32_t max_prefill_chunk = 0;
   bool enable_prefix_cache = true;
+  /// Told, on the engine thread, what the prefix cache holds; may be null. Outlives the engine.
+  PrefixCacheObserver* prefix_cache_observer = nullptr;
   /// Ids that end a choice, beside the tokenizer's EOS: those of the model folder.
   std::vector<int32_t> eos_token_ids;
 };

@@ -86,6 +86,10 @@ void AddAccessFlags(ServerConfig* config, FlagTable* flags) {
                 "Bearer tokens, one a line: NAME TOKEN [max_concurrent=N] "
                 "[max_requests_per_second=R]; # starts a comment. SIGHUP reads it again. "
                 "Unset: every caller is served, as one anonymous principal.");
+  flags->Switch("kv-events", &config->kv_events,
+                "Serve VllmEngine.SubscribeKvEvents, by which a gateway routes prompts to the "
+                "replica that has their prefix. Subscribers see the token ids of all callers' "
+                "prompts. Off: UNIMPLEMENTED.");
 }
 
 void AddLimitFlags(ServerConfig* config, FlagTable* flags) {

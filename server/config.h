@@ -54,6 +54,7 @@ struct ServerConfig {
   // Access.
   TlsFiles tls;
   std::string auth_token_file;
+  bool kv_events = false;  // tell subscribers which token ids the prefix cache holds
 
   // Limits.
   int32_t max_prompt_tokens = 0;  // 0: what the context leaves

@@ -1,14 +1,21 @@
-// GenerateCall: what one Generate or GenerateStream call holds besides its output: its id,
-// its permit, and how it is ended and accounted for.
+// GenerateCall: what one generating call holds besides its output: its id, its permit, and
+// how it is ended and accounted for.
 //
-// Thread safety: End once, from any thread; the rest is const or delegates to the engine.
+// Metadata: x-request-id in the initial and in the trailing metadata, a valid traceparent of
+// the caller's in the trailing. Log: one line a call, "request_ended", with ids, tokens,
+// timings, finish reason and peer; never with the prompt or the output.
+//
+// Thread safety: End once, from any thread, after every NoteFinish; these from one thread at a
+// time. The rest is const or delegates to the engine.
 #ifndef PARALLAX_SERVER_GENERATE_CALL_H_
 #define PARALLAX_SERVER_GENERATE_CALL_H_
 
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "engine/token_sink.h"
 #include "grpcpp/server_context.h"
 #include "server/call_environment.h"
 #include "server/metrics.h"
@@ -18,7 +25,7 @@ namespace parallax::server {
 
 class GenerateCall {
  public:
-  /// `context` lives until gRPC is done with the call. Adds the x-request-id metadatum.
+  /// `context` lives until gRPC is done with the call.
   GenerateCall(RpcMethod method, grpc::CallbackServerContext* context,
                const CallEnvironment* environment, const Request& request, Permit permit);
 
@@ -31,11 +38,23 @@ class GenerateCall {
   /// Why the client's side of the call is gone: its deadline passed, or it cancelled.
   absl::Status ClientGoneStatus() const;
 
+  /// A choice ended.
+  void NoteFinish(const ChoiceFinish& finish);
+
   /// The call's end: counts and logs it, releases its permit (before the client can know,
   /// so that its next call finds the place free) and adds the retry hint, if any.
   grpc::Status End(const absl::Status& status);
 
  private:
+  /// Of all choices: tokens added up, times of the slowest, the reason of the last to end.
+  struct Outcome {
+    std::optional<FinishReason> reason;
+    int32_t prompt_tokens = 0;
+    int32_t cached_tokens = 0;
+    int32_t completion_tokens = 0;
+    RequestTimings timings;
+  };
+
   void LogEnd(const absl::Status& status) const;
 
   const RpcMethod method_;
@@ -43,8 +62,11 @@ class GenerateCall {
   const CallEnvironment& environment_;
   const std::string request_id_;
   const std::string principal_;
+  const std::string traceparent_;  // empty: none that is valid
   const absl::Time deadline_;
+  const absl::Time received_;
   Permit permit_;
+  Outcome outcome_;
 };
 
 /// Adds the trailing metadatum retry-after-ms if `status` has a hint.

@@ -1,4 +1,4 @@
-// GenerateReactor: one GenerateStream call, from the engine's tokens to gRPC's writes.
+// GenerateReactor: one streaming call, from the engine's tokens to gRPC's writes.
 //
 //   engine thread      OnDelta, OnDone: into the outbox, mark the call as writable
 //   dispatcher thread  Write: take a chunk, start gRPC's write
@@ -6,6 +6,14 @@
 //
 // At most one write is outstanding; what arrives meanwhile coalesces in the bounded outbox.
 // Over its bound the request ends with RESOURCE_EXHAUSTED: the engine never waits.
+//
+// The messages are the Encoder's, so that every service streams through this one class:
+//   using Message;                             what is written
+//   void OnStart(const RequestStart&);         before the first chunk
+//   absl::Status Add(v1::GenerateChunk*);      takes a chunk of the outbox; an error ends the
+//                                              request. REQUIRES: empty()
+//   bool Next(Message*);                       what those chunks became, message by message
+//   bool empty() const; void Clear();          nothing is left for Next; drop what is
 //
 // Lifetime: shared. The call holds a reference to itself until gRPC is done with it, the
 // engine until the request ended; whichever is later frees it.
@@ -16,6 +24,8 @@
 
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 
 #include "engine/base/mutex.h"
 #include "engine/request.h"
@@ -28,43 +38,159 @@
 
 namespace parallax::server {
 
-class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateChunk>,
+template <typename Encoder>
+class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::Message>,
                               public TokenSink,
                               public Writable,
-                              public std::enable_shared_from_this<GenerateReactor> {
+                              public std::enable_shared_from_this<GenerateReactor<Encoder>> {
  public:
   /// Submits the request. The reactor keeps itself alive; a refused request ends the call.
-  static GenerateReactor* Start(grpc::CallbackServerContext* context,
-                                const CallEnvironment* environment, Request request, Permit permit);
+  static GenerateReactor* Start(RpcMethod method, grpc::CallbackServerContext* context,
+                                const CallEnvironment* environment, Request request, Permit permit,
+                                Encoder encoder) {
+    auto reactor = std::make_shared<GenerateReactor>(method, context, environment, request,
+                                                     std::move(permit), std::move(encoder));
+    {
+      MutexLock lock(&reactor->mutex_);
+      reactor->self_ = reactor;
+    }
+    // Before Submit: afterwards the first write may already carry the metadata. Sent at once,
+    // because a client that let the server name its request can only then abort it.
+    reactor->StartSendInitialMetadata();
+    const absl::Status submitted = environment->engine->Submit(std::move(request), reactor);
+    if (!submitted.ok()) reactor->OnDone(submitted);
+    return reactor.get();
+  }
 
-  GenerateReactor(grpc::CallbackServerContext* context, const CallEnvironment* environment,
-                  const Request& request, Permit permit);
+  GenerateReactor(RpcMethod method, grpc::CallbackServerContext* context,
+                  const CallEnvironment* environment, const Request& request, Permit permit,
+                  Encoder encoder)
+      : call_(method, context, environment, request, std::move(permit)),
+        dispatch_queue_(environment->dispatcher->AssignQueue()),
+        outbox_(environment->outbox_bytes, environment->model.tokenizer),
+        encoder_(std::move(encoder)) {}
 
   // TokenSink, on the engine's thread.
-  void OnStart(RequestStart start) override;
-  void OnDelta(OutputDelta delta) override;
-  void OnDone(absl::Status status) override;
+  void OnStart(RequestStart start) override {
+    MutexLock lock(&mutex_);
+    encoder_.OnStart(start);
+    if (discarding_ || start.prompt_logprobs.empty()) return;
+    outbox_.AddPromptLogprobs(std::move(start.prompt_logprobs));
+    DispatchLocked();
+  }
+
+  void OnDelta(OutputDelta delta) override {
+    MutexLock lock(&mutex_);
+    if (delta.finish.has_value()) call_.NoteFinish(*delta.finish);
+    if (discarding_) return;
+    if (outbox_.Add(std::move(delta))) return DispatchLocked();
+    OverflowLocked(absl::ResourceExhaustedError("the client reads too slowly: more than " +
+                                                std::to_string(call_.environment().outbox_bytes) +
+                                                " bytes of output were waiting for it"));
+  }
+
+  void OnDone(absl::Status status) override {
+    MutexLock lock(&mutex_);
+    // The engine may have finished before it saw our cancellation; output is missing all the
+    // same.
+    done_ = overflow_.has_value() ? *overflow_ : std::move(status);
+    DispatchLocked();
+  }
 
   // Writable, on a dispatcher thread.
-  void Write() override;
+  void Write() override {
+    {
+      MutexLock lock(&mutex_);
+      dispatched_ = false;
+    }
+    WriteNext();
+  }
 
   // gRPC's reactions.
-  void OnWriteDone(bool ok) override;
-  void OnCancel() override;
-  void OnDone() override;
+  void OnWriteDone(bool ok) override {
+    {
+      MutexLock lock(&mutex_);
+      writing_ = false;
+      if (!ok) DiscardLocked();  // the client is gone; OnCancel tells the engine
+    }
+    WriteNext();
+  }
+
+  void OnCancel() override {
+    MutexLock lock(&mutex_);
+    DiscardLocked();
+    if (!done_.has_value()) call_.Cancel(call_.ClientGoneStatus());
+  }
+
+  void OnDone() override {
+    std::shared_ptr<GenerateReactor> self;  // freed after the lock is
+    MutexLock lock(&mutex_);
+    self = std::move(self_);
+  }
 
  private:
-  void DispatchLocked() PARALLAX_REQUIRES(mutex_);
-  void WriteNext();
+  void DispatchLocked() PARALLAX_REQUIRES(mutex_) {
+    if (writing_ || dispatched_) return;  // OnWriteDone, or the queued Write, goes on
+    dispatched_ = true;
+    call_.environment().dispatcher->Dispatch(dispatch_queue_, this->shared_from_this());
+  }
+
+  void DiscardLocked() PARALLAX_REQUIRES(mutex_) {
+    discarding_ = true;
+    outbox_.Clear();
+    encoder_.Clear();
+  }
+
+  void OverflowLocked(absl::Status status) PARALLAX_REQUIRES(mutex_) {
+    DiscardLocked();
+    overflow_ = std::move(status);
+    if (done_.has_value()) {
+      done_ = *overflow_;
+    } else {
+      call_.Cancel(*overflow_);
+    }
+  }
+
+  // Fills message_ with what is to be written next, if anything is.
+  bool NextLocked() PARALLAX_REQUIRES(mutex_) {
+    while (!encoder_.Next(&message_)) {
+      if (outbox_.empty()) return false;
+      outbox_.Take(&chunk_);
+      if (absl::Status s = encoder_.Add(&chunk_); !s.ok()) OverflowLocked(std::move(s));
+    }
+    return true;
+  }
+
+  void WriteNext() {
+    bool has_message = false;
+    std::optional<absl::Status> end;
+    {
+      MutexLock lock(&mutex_);
+      if (writing_ || finished_) return;
+      has_message = writing_ = NextLocked();
+      if (outbox_.empty() && encoder_.empty() && done_.has_value()) {
+        end = *done_;
+        finished_ = true;
+      }
+    }
+    if (has_message && end.has_value()) {
+      this->StartWriteAndFinish(&message_, grpc::WriteOptions(), call_.End(*end));
+    } else if (has_message) {
+      this->StartWrite(&message_);
+    } else if (end.has_value()) {
+      this->Finish(call_.End(*end));
+    }
+  }
 
   GenerateCall call_;
   const int dispatch_queue_;
-  v1::GenerateChunk chunk_;  // gRPC's while a write is outstanding
+  typename Encoder::Message message_;  // gRPC's while a write is outstanding
 
   Mutex mutex_;
   std::shared_ptr<GenerateReactor> self_ PARALLAX_GUARDED_BY(mutex_);  // until gRPC's OnDone
   ChunkOutbox outbox_ PARALLAX_GUARDED_BY(mutex_);
-  bool first_chunk_ PARALLAX_GUARDED_BY(mutex_) = true;
+  v1::GenerateChunk chunk_ PARALLAX_GUARDED_BY(mutex_);  // from outbox to encoder
+  Encoder encoder_ PARALLAX_GUARDED_BY(mutex_);
   bool dispatched_ PARALLAX_GUARDED_BY(mutex_) = false;  // waits in the dispatcher's queue
   bool writing_ PARALLAX_GUARDED_BY(mutex_) = false;     // a write is outstanding
   bool discarding_ PARALLAX_GUARDED_BY(mutex_) = false;  // reader gone or too slow

@@ -47,7 +47,10 @@ bool IsListening(const std::unique_ptr<grpc::Server>& server, const std::string&
 }  // namespace
 
 GrpcServer::GrpcServer(const ServerConfig& config, const CallEnvironment* environment)
-    : config_(config), environment_(*environment), inference_service_(environment) {}
+    : config_(config),
+      environment_(*environment),
+      inference_service_(environment),
+      vllm_service_(environment) {}
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const ServerConfig& config,
                                                               const CallEnvironment* environment) {
@@ -74,6 +77,7 @@ absl::Status GrpcServer::StartInference() {
   quota.Resize(static_cast<size_t>(config_.grpc_memory_bytes));
   builder.SetResourceQuota(quota);
   builder.RegisterService(&inference_service_);
+  builder.RegisterService(&vllm_service_);
   server_ = builder.BuildAndStart();
   if (!IsListening(server_, config_.listen, port_)) return CannotListen("listen", config_.listen);
   return absl::OkStatus();
@@ -104,9 +108,11 @@ void GrpcServer::SetServing(bool serving) {
   grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
   health->SetServingStatus(v1::InferenceService::service_full_name(), serving);
   health->SetServingStatus("", serving);
+  vllm_service_.SetServing(serving);
 }
 
 void GrpcServer::Shutdown(absl::Time deadline) {
+  vllm_service_.EndSubscriptions();
   if (server_ != nullptr) server_->Shutdown(absl::ToChronoTime(deadline));
   if (admin_server_ != nullptr) admin_server_->Shutdown(absl::ToChronoTime(deadline));
   health_.reset();

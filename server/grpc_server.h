@@ -1,5 +1,5 @@
-// GrpcServer: the listening side: InferenceService with health and reflection on one port,
-// AdminService on another.
+// GrpcServer: the listening side: InferenceService and VllmEngine with health and reflection on one
+// port, AdminService on another.
 //
 // Thread safety: Start, Shutdown and the destructor from one thread; the rest from any.
 #ifndef PARALLAX_SERVER_GRPC_SERVER_H_
@@ -16,6 +16,7 @@
 #include "server/config.h"
 #include "server/health_monitor.h"
 #include "server/inference_service.h"
+#include "server/vllm/vllm_service.h"
 
 namespace parallax::server {
 
@@ -48,6 +49,7 @@ class GrpcServer {
   const ServerConfig config_;
   const CallEnvironment& environment_;
   InferenceService inference_service_;
+  VllmService vllm_service_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<HealthMonitor> health_;
   std::unique_ptr<AdminService> admin_service_;

@@ -1,6 +1,6 @@
 #include "server/inference_service.h"
 
-#include <chrono>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -8,103 +8,68 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/abort_request.h"
+#include "server/admission.h"
+#include "server/chunk_encoder.h"
 #include "server/generate_collector.h"
 #include "server/generate_reactor.h"
 #include "server/model_info.h"
+#include "server/refused_stream.h"
 #include "server/request_builder.h"
-#include "server/request_ids.h"
-#include "server/status_mapping.h"
 #include "server/unknown_fields.h"
 
 namespace parallax::server {
 namespace {
 
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
-  const std::chrono::system_clock::time_point deadline = context.deadline();
-  if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
-  return absl::FromChrono(deadline);
+absl::StatusOr<AdmittedRequest> Admit(const grpc::CallbackServerContext& context,
+                                      const v1::GenerateRequest& wire,
+                                      const CallEnvironment& environment) {
+  absl::StatusOr<std::shared_ptr<Principal>> principal = AuthenticateCall(context, environment);
+  if (!principal.ok()) return principal.status();
+  return AdmitRequest(context, *std::move(principal), wire, environment);
 }
-
-// A stream that is refused before it reaches the engine.
-class RefusedStream final : public grpc::ServerWriteReactor<v1::GenerateChunk> {
- public:
-  explicit RefusedStream(grpc::Status status) { Finish(std::move(status)); }
-  void OnDone() override { delete this; }  // gRPC's idiom: it holds the only pointer
-};
 
 }  // namespace
-
-absl::StatusOr<std::shared_ptr<Principal>> InferenceService::Authenticate(
-    const grpc::CallbackServerContext& context) const {
-  const auto [first, last] = context.client_metadata().equal_range("authorization");
-  std::optional<std::string_view> authorization;
-  if (first != last && std::next(first) == last) {  // two values: neither is believed
-    authorization = std::string_view(first->second.data(), first->second.size());
-  }
-  return environment_.authenticator->Authenticate(authorization);
-}
-
-absl::StatusOr<InferenceService::Admitted> InferenceService::Admit(
-    const grpc::CallbackServerContext& context, const v1::GenerateRequest& wire) const {
-  absl::StatusOr<std::shared_ptr<Principal>> principal = Authenticate(context);
-  if (!principal.ok()) return principal.status();
-  absl::StatusOr<Permit> permit = (*principal)->AdmitRequest(absl::Now());
-  if (!permit.ok()) return permit.status();
-  RequestIdentity identity = DrawRequestIdentity();
-  CallFacts facts{(*principal)->name(), DeadlineOf(context), std::move(identity.id), identity.seed};
-  absl::StatusOr<Request> request =
-      BuildRequest(wire, environment_.model, environment_.limits, std::move(facts));
-  if (!request.ok()) return request.status();
-  return Admitted{*std::move(request), *std::move(permit)};
-}
-
-grpc::Status InferenceService::EndUnary(RpcMethod method, const absl::Status& status,
-                                        grpc::CallbackServerContext* context) const {
-  AddRetryAfter(status, context);
-  const grpc::Status wire = ToGrpcStatus(status);
-  environment_.metrics->OnRpc(method, wire.error_code());
-  environment_.logger->Debug("call_ended", {{"method", RpcMethodName(method)},
-                                            {"code", StatusCodeName(wire.error_code())},
-                                            {"message", wire.error_message()}});
-  return wire;
-}
 
 grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext* context,
                                                      const v1::GenerateRequest* request,
                                                      v1::GenerateResponse* response) {
-  absl::StatusOr<Admitted> admitted = Admit(*context, *request);
+  absl::StatusOr<AdmittedRequest> admitted = Admit(*context, *request, environment_);
   if (admitted.ok()) {
     return GenerateCollector::Start(context, &environment_, std::move(admitted->request),
                                     std::move(admitted->permit), response);
   }
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(EndUnary(RpcMethod::kGenerate, admitted.status(), context));
+  reactor->Finish(EndCall(RpcMethod::kGenerate, admitted.status(), environment_, context));
   return reactor;
 }
 
 grpc::ServerWriteReactor<v1::GenerateChunk>* InferenceService::GenerateStream(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  absl::StatusOr<Admitted> admitted = Admit(*context, *request);
+  absl::StatusOr<AdmittedRequest> admitted = Admit(*context, *request, environment_);
   if (admitted.ok()) {
-    return GenerateReactor::Start(context, &environment_, std::move(admitted->request),
-                                  std::move(admitted->permit));
+    ChunkEncoder encoder(admitted->request);
+    return GenerateReactor<ChunkEncoder>::Start(RpcMethod::kGenerateStream, context, &environment_,
+                                                std::move(admitted->request),
+                                                std::move(admitted->permit), std::move(encoder));
   }
-  return new RefusedStream(EndUnary(RpcMethod::kGenerateStream, admitted.status(), context));
+  return new RefusedStream<v1::GenerateChunk>(
+      EndCall(RpcMethod::kGenerateStream, admitted.status(), environment_, context));
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(
-      EndUnary(RpcMethod::kTokenize, DoTokenize(*context, *request, response), context));
+  reactor->Finish(EndCall(RpcMethod::kTokenize, DoTokenize(*context, *request, response),
+                          environment_, context));
   return reactor;
 }
 
 absl::Status InferenceService::DoTokenize(const grpc::CallbackServerContext& context,
                                           const v1::TokenizeRequest& request,
                                           v1::TokenizeResponse* response) const {
-  const absl::StatusOr<std::shared_ptr<Principal>> principal = Authenticate(context);
+  const absl::StatusOr<std::shared_ptr<Principal>> principal =
+      AuthenticateCall(context, environment_);
   if (!principal.ok()) return principal.status();
   if (absl::Status s = (*principal)->ChargeRate(absl::Now()); !s.ok()) return s;
   if (absl::Status s = CheckNoUnknownFields(request); !s.ok()) return s;
@@ -126,15 +91,16 @@ grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerConte
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(
-      EndUnary(RpcMethod::kDetokenize, DoDetokenize(*context, *request, response), context));
+  reactor->Finish(EndCall(RpcMethod::kDetokenize, DoDetokenize(*context, *request, response),
+                          environment_, context));
   return reactor;
 }
 
 absl::Status InferenceService::DoDetokenize(const grpc::CallbackServerContext& context,
                                             const v1::DetokenizeRequest& request,
                                             v1::DetokenizeResponse* response) const {
-  const absl::StatusOr<std::shared_ptr<Principal>> principal = Authenticate(context);
+  const absl::StatusOr<std::shared_ptr<Principal>> principal =
+      AuthenticateCall(context, environment_);
   if (!principal.ok()) return principal.status();
   if (absl::Status s = (*principal)->ChargeRate(absl::Now()); !s.ok()) return s;
   if (absl::Status s = CheckNoUnknownFields(request); !s.ok()) return s;
@@ -155,15 +121,16 @@ grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerCon
                                                          const v1::GetModelInfoRequest* request,
                                                          v1::GetModelInfoResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(
-      EndUnary(RpcMethod::kGetModelInfo, DoGetModelInfo(*context, *request, response), context));
+  reactor->Finish(EndCall(RpcMethod::kGetModelInfo, DoGetModelInfo(*context, *request, response),
+                          environment_, context));
   return reactor;
 }
 
 absl::Status InferenceService::DoGetModelInfo(const grpc::CallbackServerContext& context,
                                               const v1::GetModelInfoRequest& request,
                                               v1::GetModelInfoResponse* response) const {
-  if (const auto principal = Authenticate(context); !principal.ok()) return principal.status();
+  if (const auto principal = AuthenticateCall(context, environment_); !principal.ok())
+    return principal.status();
   if (absl::Status s = CheckNoUnknownFields(request); !s.ok()) return s;
   FillModelInfo(environment_.engine->model(), environment_.model, environment_.limits, response);
   return absl::OkStatus();
@@ -173,14 +140,16 @@ grpc::ServerUnaryReactor* InferenceService::Abort(grpc::CallbackServerContext* c
                                                   const v1::AbortRequest* request,
                                                   v1::AbortResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(EndUnary(RpcMethod::kAbort, DoAbort(*context, *request, response), context));
+  reactor->Finish(
+      EndCall(RpcMethod::kAbort, DoAbort(*context, *request, response), environment_, context));
   return reactor;
 }
 
 absl::Status InferenceService::DoAbort(const grpc::CallbackServerContext& context,
                                        const v1::AbortRequest& request,
                                        v1::AbortResponse* response) const {
-  const absl::StatusOr<std::shared_ptr<Principal>> principal = Authenticate(context);
+  const absl::StatusOr<std::shared_ptr<Principal>> principal =
+      AuthenticateCall(context, environment_);
   if (!principal.ok()) return principal.status();
   const auto abort = [&](const std::string& id) {
     return environment_.engine->Abort(id, (*principal)->name(),

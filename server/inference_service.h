@@ -7,9 +7,7 @@
 #ifndef PARALLAX_SERVER_INFERENCE_SERVICE_H_
 #define PARALLAX_SERVER_INFERENCE_SERVICE_H_
 
-#include <memory>
-
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/server_callback.h"
 #include "parallax/v1/inference.grpc.pb.h"
@@ -41,19 +39,6 @@ class InferenceService final : public v1::InferenceService::CallbackService {
                                   v1::AbortResponse* response) override;
 
  private:
-  struct Admitted {
-    Request request;
-    Permit permit;
-  };
-
-  absl::StatusOr<std::shared_ptr<Principal>> Authenticate(
-      const grpc::CallbackServerContext& context) const;
-  absl::StatusOr<Admitted> Admit(const grpc::CallbackServerContext& context,
-                                 const v1::GenerateRequest& wire) const;
-  /// Ends a call that never reached the engine.
-  grpc::Status EndUnary(RpcMethod method, const absl::Status& status,
-                        grpc::CallbackServerContext* context) const;
-
   absl::Status DoTokenize(const grpc::CallbackServerContext& context,
                           const v1::TokenizeRequest& request, v1::TokenizeResponse* response) const;
   absl::Status DoDetokenize(const grpc::CallbackServerContext& context,

@@ -51,7 +51,8 @@ double Fraction(int64_t part, int64_t whole) {
 
 std::string_view RpcMethodName(RpcMethod method) {
   static constexpr std::array<std::string_view, kNumRpcMethods> kNames = {
-      "Generate", "GenerateStream", "Tokenize", "Detokenize", "GetModelInfo", "Abort"};
+      "Generate",     "GenerateStream", "Tokenize",     "Detokenize",
+      "GetModelInfo", "Abort",          "VllmGenerate", "VllmControl"};
   return kNames[static_cast<int>(method)];
 }
 

@@ -26,8 +26,17 @@
 
 namespace parallax::server {
 
-enum class RpcMethod { kGenerate, kGenerateStream, kTokenize, kDetokenize, kGetModelInfo, kAbort };
-inline constexpr int kNumRpcMethods = 6;
+enum class RpcMethod {
+  kGenerate,
+  kGenerateStream,
+  kTokenize,
+  kDetokenize,
+  kGetModelInfo,
+  kAbort,
+  kVllmGenerate,  // of VllmEngine
+  kVllmControl,   // all other methods of VllmEngine
+};
+inline constexpr int kNumRpcMethods = 8;
 std::string_view RpcMethodName(RpcMethod method);
 
 /// The books of a run, for checking that they balance.

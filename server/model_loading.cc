@@ -12,6 +12,9 @@
 namespace parallax::server {
 namespace {
 
+// Some 5 MB: a million tokens that came or went are remembered for a gateway that reconnects.
+constexpr size_t kKvEvents = 16384;
+
 kernels::DType KvCacheDtype(const std::string& name) {
   if (name == "fp16") return kernels::DType::kFloat16;
   if (name == "fp32") return kernels::DType::kFloat32;
@@ -77,6 +80,9 @@ absl::Status LoadTokenizerInto(const std::string& folder, LoadedModel* loaded) {
   if (!tokenizer.ok()) return tokenizer.status();
   loaded->tokenizer = *std::move(tokenizer);
   loaded->served.tokenizer = loaded->tokenizer.get();
+  absl::StatusOr<std::unique_ptr<TokenizerArchive>> archive = TokenizerArchive::FromFolder(folder);
+  if (!archive.ok()) return archive.status();
+  loaded->served.tokenizer_archive = *std::move(archive);
   return absl::OkStatus();
 }
 
@@ -121,6 +127,7 @@ absl::StatusOr<LoadedModel> LoadModel(const ServerConfig& config) {
   if (!runner.ok()) return runner.status();
   loaded.runner = *std::move(runner);
   loaded.served.name = config.model_name;
+  if (config.kv_events) loaded.served.kv_events = std::make_shared<KvEventLog>(kKvEvents);
   loaded.served.vocab_size = loaded.runner->limits().vocab_size;
   loaded.served.max_context_tokens = loaded.runner->limits().max_context_tokens;
   return loaded;
@@ -133,6 +140,7 @@ EngineOptions MakeEngineOptions(const ServerConfig& config, const ServedModel& m
   options.max_num_seqs = config.max_num_seqs;
   options.max_prefill_chunk = config.max_prefill_chunk;
   options.enable_prefix_cache = config.prefix_cache;
+  options.prefix_cache_observer = model.kv_events.get();
   options.eos_token_ids = model.eos_token_ids;
   return options;
 }

@@ -5,12 +5,15 @@
 #define PARALLAX_SERVER_SERVED_MODEL_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/sampling_params.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "server/vllm/kv_event_log.h"
+#include "server/vllm/tokenizer_archive.h"
 
 namespace parallax::server {
 
@@ -24,6 +27,8 @@ struct ServedModel {
   SamplingParams default_sampling;
   std::vector<int32_t> eos_token_ids;
   std::optional<int32_t> bos_token_id;
+  std::shared_ptr<const TokenizerArchive> tokenizer_archive;  // null: the model has no tokenizer
+  std::shared_ptr<KvEventLog> kv_events;                      // null: not asked for
 };
 
 /// What a caller may ask for, besides the ranges of the contract.

@@ -93,7 +93,7 @@ bool PrefixCache::Publish(std::string_view root_key, std::span<const int32_t> to
   Insert(page);
   allocator_->MarkCached(page);
   if (observer_ != nullptr) {
-    observer_->OnStored(link->hash, hash, tokens);
+    observer_->OnStored(*link, hash, tokens);
   }
   *link = LinkOf(page);
   return true;

@@ -51,7 +51,8 @@ struct PrefixLink {
 class PrefixCacheObserver {
  public:
   virtual ~PrefixCacheObserver() = default;
-  virtual void OnStored(const Hash128& parent, const Hash128& hash,
+  /// `parent` is the root (publication 0) for the first page of a prompt.
+  virtual void OnStored(const PrefixLink& parent, const Hash128& hash,
                         std::span<const int32_t> tokens) = 0;
   virtual void OnRemoved(const Hash128& hash) = 0;
   /// Instead of OnRemoved for each, when a flush left no page in the cache.

@@ -157,9 +157,9 @@ TEST_F(PrefixCacheTest, EqualHashesOfUnequalContentsAreMisses) {
 
 class RecordingObserver : public PrefixCacheObserver {
  public:
-  void OnStored(const Hash128& parent, const Hash128& hash,
+  void OnStored(const PrefixLink& parent, const Hash128& hash,
                 std::span<const int32_t> tokens) override {
-    EXPECT_EQ(hash, HashPage(parent, tokens));
+    EXPECT_EQ(hash, HashPage(parent.hash, tokens));
     events.push_back("stored");
   }
   void OnRemoved(const Hash128&) override { events.push_back("removed"); }
