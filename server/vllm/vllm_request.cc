@@ -113,7 +113,9 @@ void CopyStopping(const wire::SamplingParams& from, v1::Stopping* to) {
 void CopyOutput(const wire::SamplingParams& from, v1::OutputOptions* to) {
   if (from.has_logprobs()) to->set_logprobs(from.logprobs());
   if (from.has_prompt_logprobs()) to->set_prompt_logprobs(from.prompt_logprobs());
-  to->set_skip_special_tokens(from.skip_special_tokens());
+  // The contract carries no text: this matters only to what stop strings are looked for in, and
+  // a model without a tokenizer refuses to hear of it.
+  if (from.stop_size() > 0) to->set_skip_special_tokens(from.skip_special_tokens());
 }
 
 void CopyInput(const wire::GenerateRequest& from, v1::GenerateRequest* to) {

@@ -1,0 +1,46 @@
+"""Stubs of VllmEngine: those of the gateway's own package where it is installed (make
+test-gateway), else generated from proto/vllm, so that `make test` needs no registry."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from server_process import REPOSITORY
+
+
+def _generate() -> str:
+    folder = tempfile.mkdtemp(prefix="parallax-vllm-stubs-")
+    subprocess.run(
+        [
+            "protoc",
+            f"--proto_path={REPOSITORY / 'proto'}",
+            f"--python_out={folder}",
+            f"--grpc_python_out={folder}",
+            f"--plugin=protoc-gen-grpc_python={shutil.which('grpc_python_plugin')}",
+            "vllm/common.proto",
+            "vllm/vllm_engine.proto",
+        ],
+        check=True,
+    )
+    return folder
+
+
+try:
+    from smg_grpc_proto import vllm_engine_pb2 as pb
+    from smg_grpc_proto import vllm_engine_pb2_grpc as rpc
+    from smg_grpc_proto.generated import common_pb2 as common
+except ImportError:
+    _folder = _generate()
+    sys.path.insert(0, _folder)
+    try:
+        from vllm import common_pb2 as common
+        from vllm import vllm_engine_pb2 as pb
+        from vllm import vllm_engine_pb2_grpc as rpc
+    finally:
+        sys.path.remove(_folder)
+        shutil.rmtree(_folder)
+
+__all__ = ["common", "pb", "rpc"]
