@@ -1,0 +1,255 @@
+// Where a decode step's time goes: replays the step's CUDA graph, whole and in parts, without a
+// server around it, on random weights of a reference shape. One JSON line a case.
+//
+//   step_bench SHAPE_FOLDER BATCH:CONTEXT ...     e.g. shapes/1.7b 1:1024 1:0 128:2048
+//
+// Microseconds a replay, back to back. A context of 0 leaves attention's reads out; what remains
+// beside it is launches and projections. read_fraction is the bytes that the step must read (all
+// weights once, keys and values) over the time, as a share of a plain read in the same run.
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bench/kernels/cuda/read_ceiling.h"
+#include "engine/cuda/cuda_decoder.h"
+#include "engine/cuda/device_weights.h"
+#include "engine/cuda/sampler_memory.h"
+#include "engine/cuda/step_cost.h"
+#include "engine/cuda/step_layout.h"
+#include "engine/models/communicator.h"
+#include "engine/models/tensor_source.h"
+#include "kernels/cuda/execution.h"
+#include "kernels/cuda/sampling.h"
+
+namespace parallax::bench {
+namespace {
+
+using kernels::cuda::DeviceBuffer;
+using kernels::cuda::Event;
+using kernels::cuda::Graph;
+using kernels::cuda::PinnedBuffer;
+
+constexpr int kReplays = 40;
+constexpr int kWarmUps = 5;
+constexpr size_t kCeilingBytes = size_t{2} << 30;
+
+struct Case {
+  int batch = 0;
+  int context = 0;
+
+  int pages() const { return std::max(1, (context + kPageTokens - 1) / kPageTokens); }
+};
+
+Case ParseCase(const std::string& text) {
+  Case result;
+  if (std::sscanf(text.c_str(), "%d:%d", &result.batch, &result.context) != 2 || result.batch < 1 ||
+      result.context < 0) {
+    throw std::runtime_error("not BATCH:CONTEXT: " + text);
+  }
+  return result;
+}
+
+template <typename T>
+T ValueOrThrow(absl::StatusOr<T> value) {
+  if (!value.ok()) throw std::runtime_error(value.status().ToString());
+  return *std::move(value);
+}
+
+ModelConfig ReadConfig(const std::string& folder) {
+  std::ifstream file(folder + "/config.json");
+  return ValueOrThrow(ParseModelConfig(std::string(std::istreambuf_iterator<char>(file), {})));
+}
+
+class StepBench {
+ public:
+  StepBench(const std::string& folder, const std::vector<Case>& cases)
+      : folder_(folder),
+        config_(ReadConfig(folder)),
+        device_(kernels::cuda::ReadDeviceProperties(0)),
+        stream_(0),
+        cost_model_(config_) {
+    for (const Case& c : cases) {
+      max_batch_ = std::max(max_batch_, c.batch);
+      max_blocks_ = std::max(max_blocks_, c.pages());
+      num_pages_ = std::max(num_pages_, c.batch * c.pages());
+    }
+    DummyTensorSource source(/*seed=*/1, kernels::DType::kBFloat16);
+    weights_ = ValueOrThrow(LoadDeviceWeights(config_, source, stream_.stream()));
+    decoder_ = std::make_unique<CudaDecoder>(
+        config_, *weights_,
+        CudaDecoderOptions{.max_tokens = max_batch_,
+                           .max_logits_rows = max_batch_,
+                           .max_context_tokens = max_blocks_ * kPageTokens},
+        device_, communicator_, stream_.stream());
+    decoder_->TuneLinearLayers({});
+    sampler_ = std::make_unique<SamplerMemory>(
+        SamplerMemoryOptions{.max_num_seqs = max_batch_,
+                             .max_context_tokens = max_blocks_ * kPageTokens,
+                             .max_rows = max_batch_,
+                             .vocab_size = config_.vocab_size,
+                             .token_limit = config_.vocab_size,
+                             .token_mask = {},
+                             .eos_token_ids = {}},
+        device_, stream_);
+    AllocateSteps();
+    AllocatePages();
+    ceiling_ = ReadBytesPerSecond(weights_->memory.data(),
+                                  std::min(kCeilingBytes, weights_->memory.bytes().size()));
+  }
+
+  void Run(const Case& c) {
+    const ForwardBatch batch = MakeBatch(c);
+    const StepShape shape = DecodeShape(c.batch);
+    Upload(batch, shape);
+    const DeviceStep step = {.block = block_.data(),
+                             .block_tables = block_tables_.as<const int32_t>(),
+                             .max_blocks = max_blocks_,
+                             .slot_tokens = sampler_->slot_tokens()};
+    const auto layers = [&] { decoder_->Forward(shape, step, caches_); };
+    const auto logits = [&] { decoder_->LogitsOfRows(0, c.batch); };
+    const auto sample = [&] { Sample(shape); };
+    const double whole = Microseconds([&] { layers(), logits(), sample(); });
+    const double bytes = cost_model_.CostOf(batch, /*decode_only=*/true).bytes;
+    std::printf(
+        "{\"shape\": \"%s\", \"batch\": %d, \"context\": %d, \"step_us\": %.1f, "
+        "\"layers_us\": %.1f, \"logits_us\": %.1f, \"sample_us\": %.1f, \"read_tb_per_s\": %.3f, "
+        "\"plain_read_tb_per_s\": %.3f, \"read_fraction\": %.3f}\n",
+        folder_.substr(folder_.rfind('/') + 1).c_str(), c.batch, c.context, whole,
+        Microseconds(layers), Microseconds(logits), Microseconds(sample), bytes / whole * 1e-6,
+        ceiling_ * 1e-12, bytes / whole * 1e6 / ceiling_);
+    std::fflush(stdout);
+  }
+
+ private:
+  void AllocateSteps() {
+    const size_t bytes = StepLayout(DecodeShape(max_batch_)).size;
+    const size_t table_bytes = sizeof(int32_t) * max_batch_ * max_blocks_;
+    block_ = DeviceBuffer(bytes, "step inputs");
+    staging_ = PinnedBuffer(std::max(bytes, table_bytes), "step inputs");
+    block_tables_ = DeviceBuffer(table_bytes, "block tables");
+    results_ = DeviceBuffer(sizeof(kernels::SampleResult) * max_batch_, "step results");
+  }
+
+  void AllocatePages() {
+    for (int64_t i = 0; i < config_.num_layers; ++i) {
+      kernels::cuda::PagedKvCache& cache = caches_.emplace_back();
+      cache.num_pages = num_pages_;
+      cache.num_kv_heads = static_cast<int>(config_.num_kv_heads);
+      cache.head_dim = static_cast<int>(config_.head_dim);
+      pages_.emplace_back(sizeof(__nv_bfloat16) * cache.num_pages * cache.page_elements(),
+                          "KV pages");
+      cache.data = pages_.back().as<__nv_bfloat16>();
+    }
+  }
+
+  // Every sequence decodes its last token; pages of one lie next to each other.
+  ForwardBatch MakeBatch(const Case& c) const {
+    ForwardBatch batch;
+    batch.query_start.push_back(0);
+    batch.block_table_stride = max_blocks_;
+    const int last = std::max(0, c.context - 1);
+    for (int s = 0; s < c.batch; ++s) {
+      batch.token_ids.push_back(1 + s);
+      batch.positions.push_back(last);
+      batch.slot_mapping.push_back(int64_t{s} * c.pages() * kPageTokens + last);
+      batch.sequence_slots.push_back(s);
+      batch.query_start.push_back(s + 1);
+      batch.context_len.push_back(c.context);
+      batch.logits_rows.push_back(s);
+      batch.samples.push_back({.logits_index = s, .slot = s, .output_position = 0});
+      for (int page = 0; page < max_blocks_; ++page) {
+        batch.block_tables.push_back(s * c.pages() + std::min(page, c.pages() - 1));
+      }
+    }
+    return batch;
+  }
+
+  void Upload(const ForwardBatch& batch, const StepShape& shape) {
+    std::vector<SlotState> slots(max_batch_);
+    for (int s = 0; s < max_batch_; ++s) {
+      slots[s].attached = true;
+      slots[s].row.slot = s;
+      slots[s].row.temperature = 0.0f;
+    }
+    PackStep(batch, shape, /*all_logits=*/true, max_batch_, slots, staging_.data());
+    kernels::cuda::CopyToDevice(block_.data(), staging_.data(), StepLayout(shape).size,
+                                stream_.stream());
+    stream_.Synchronize();
+    std::copy(batch.block_tables.begin(), batch.block_tables.end(), staging_.as<int32_t>());
+    kernels::cuda::CopyToDevice(block_tables_.data(), staging_.data(),
+                                sizeof(int32_t) * batch.block_tables.size(), stream_.stream());
+    stream_.Synchronize();
+  }
+
+  void Sample(const StepShape& shape) {
+    const auto count = static_cast<size_t>(shape.samples);
+    kernels::cuda::SampleParams params = sampler_->Params();
+    params.logits = decoder_->logits();
+    params.rows = {reinterpret_cast<const kernels::cuda::DeviceSamplingRow*>(
+                       block_.data() + StepLayout(shape).sampling_rows),
+                   count};
+    params.results = {results_.as<kernels::SampleResult>(), count};
+    kernels::cuda::Sample(params, device_, stream_.stream());
+  }
+
+  double Microseconds(const std::function<void()>& enqueue) {
+    enqueue();
+    stream_.Synchronize();
+    const Graph graph = Graph::Capture(stream_.stream(), enqueue);
+    for (int i = 0; i < kWarmUps; ++i) graph.Launch(stream_.stream());
+    Event begin;
+    Event end;
+    begin.Record(stream_.stream());
+    for (int i = 0; i < kReplays; ++i) graph.Launch(stream_.stream());
+    end.Record(stream_.stream());
+    end.Synchronize();
+    return 1e3 * Event::ElapsedMilliseconds(begin, end) / kReplays;
+  }
+
+  const std::string folder_;
+  const ModelConfig config_;
+  const kernels::cuda::DeviceProperties device_;
+  kernels::cuda::OwnedStream stream_;
+  const StepCostModel cost_model_;
+  SingleDeviceCommunicator communicator_;
+  int max_batch_ = 0;
+  int max_blocks_ = 0;
+  int num_pages_ = 0;
+  std::unique_ptr<const DeviceWeights> weights_;
+  std::unique_ptr<CudaDecoder> decoder_;
+  std::unique_ptr<SamplerMemory> sampler_;
+  DeviceBuffer block_;
+  DeviceBuffer block_tables_;
+  DeviceBuffer results_;
+  PinnedBuffer staging_;
+  std::vector<DeviceBuffer> pages_;
+  std::vector<kernels::cuda::PagedKvCache> caches_;
+  double ceiling_ = 0.0;
+};
+
+int Main(int argc, char** argv) {
+  if (argc < 3) {
+    std::fprintf(stderr, "usage: step_bench SHAPE_FOLDER BATCH:CONTEXT ...\n");
+    return 2;
+  }
+  try {
+    std::vector<Case> cases;
+    for (int i = 2; i < argc; ++i) cases.push_back(ParseCase(argv[i]));
+    StepBench bench(argv[1], cases);
+    for (const Case& c : cases) bench.Run(c);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "step_bench: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace parallax::bench
+
+int main(int argc, char** argv) { return parallax::bench::Main(argc, argv); }
