@@ -2,6 +2,7 @@
 #
 #   make demo       from nothing to a served model: installs, builds, streams, stops
 #   make serve      the same server, kept running
+#   make dashboards a loaded server, its status page and Prometheus, until Ctrl-C
 #   make test       builds and runs every test
 #   make sanitize   the tests again under ASan+UBSan and under TSan
 #   make fuzz       every fuzz target for FUZZ_SECONDS
@@ -25,7 +26,7 @@ DEMO_FLAGS = -DPARALLAX_BUILD_TESTS=OFF -DPARALLAX_BUILD_BENCH=OFF \
 TEST_FLAGS = -DPARALLAX_BUILD_TESTS=ON -DPARALLAX_BUILD_BENCH=ON -DPARALLAX_ENABLE_CUDA=AUTO \
              -DPARALLAX_PYTHON=$(PYTHON)
 
-.PHONY: help deps demo serve build test sanitize asan tsan fuzz bench format clean
+.PHONY: help deps demo serve dashboards build test sanitize asan tsan fuzz bench format clean
 .PHONY: demo-binaries package
 
 help:
@@ -44,6 +45,10 @@ demo: demo-binaries
 
 serve: demo-binaries
 	$(BUILD)/server/parallax-server --model $(MODEL)
+
+dashboards: demo-binaries
+	deploy/setup/install_deps.sh dashboards
+	deploy/demo/dashboards.sh $(BUILD) $(MODEL)
 
 build:
 	deploy/setup/install_deps.sh test

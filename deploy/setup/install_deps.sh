@@ -2,6 +2,7 @@
 # Installs what is missing of Debian 12's packages to build, test or check this project.
 #
 #   install_deps.sh build   what `make demo`, `make serve` and `make build` need
+#   install_deps.sh dashboards  the same and what `make dashboards` needs
 #   install_deps.sh test    the same and what `make test` needs
 #   install_deps.sh ci      the same and what the sanitizer and fuzz builds need
 #   install_deps.sh --list GROUP   prints the packages and installs nothing
@@ -37,6 +38,7 @@ build | libutf8proc-dev          | Unicode normalization
 build | libxxhash-dev            | content addresses of cached pages
 build | libhwy-dev               | SIMD chosen at run time
 build | curl                     | the demo shows the metrics with it
+dashboards | prometheus          | watches a server; tests the alerts and the dashboards
 test  | libgtest-dev             | unit tests
 test  | libgmock-dev             | unit tests
 test  | libbenchmark-dev         | benchmarks
@@ -50,9 +52,10 @@ test  | python3-matplotlib       | pictures of load tests
 test  | haproxy                  | the front of three replicas
 test  | python3-yaml             | reads the Kubernetes manifests
 test  | systemd                  | verifies the unit
-test  | prometheus               | tests the alerts, and the dashboards on a loaded server
 test  | chromium                 | tests the status page
 test  | chromium-driver          | drives it
+test  | python3-selenium         | tells it what to do
+test  | procps                   | lists what a script left running
 test  | openssl                  | makes the certificates of the TLS tests
 ci    | clang                    | fuzzers, thread-safety analysis
 ci    | libclang-rt-14-dev       | the runtime of the fuzzers
@@ -63,9 +66,10 @@ packages_of() {
   local wanted=$1 groups
   case $wanted in
     build) groups='^build ' ;;
-    test) groups='^(build|test) ' ;;
-    ci) groups='^(build|test|ci) ' ;;
-    *) echo "usage: $0 [--list] build|test|ci" >&2; exit 2 ;;
+    dashboards) groups='^(build|dashboards) ' ;;
+    test) groups='^(build|dashboards|test) ' ;;
+    ci) groups='^(build|dashboards|test|ci) ' ;;
+    *) echo "usage: $0 [--list] build|dashboards|test|ci" >&2; exit 2 ;;
   esac
   grep -E "$groups" <<<"$PACKAGES"
 }

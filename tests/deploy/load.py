@@ -18,9 +18,11 @@ class Load:
     """Runs from the start to the end of the `with` block. Every thread has a connection of
     its own and calls again as soon as it has its answer."""
 
-    def __init__(self, client: Callable[[], Client], threads: int = 8, max_tokens: int = 60) -> None:
+    def __init__(self, client: Callable[[], Client], threads: int = 8, max_tokens: int = 60,
+                 prompt: str = "Once upon a time") -> None:
         self._client = client
         self._max_tokens = max_tokens
+        self._prompt = prompt
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(threads)]
@@ -68,7 +70,7 @@ class Load:
         try:
             tokens = 0
             for chunk in client.stream(
-                "Once upon a time",
+                self._prompt,
                 max_tokens=self._max_tokens,
                 ignore_eos=True,
                 seed=seed,
