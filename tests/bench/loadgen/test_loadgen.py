@@ -200,3 +200,10 @@ def test_a_report_refuses_what_is_no_result(tmp_path: Path) -> None:
         [sys.executable, "-B", str(REPORT), "--out", str(tmp_path), str(bad)],
         capture_output=True, text=True, timeout=60)
     assert process.returncode == 2 and "bad.json" in process.stderr
+
+
+@pytest.mark.parametrize("program", ["PARALLAX_LOADGEN", "PARALLAX_SERVER", "PARALLAX_CLIENT"])
+def test_help_names_no_path_of_the_machine_that_built_it(program: str) -> None:
+    help_text = subprocess.run([os.environ[program], "--help"], capture_output=True, text=True).stdout
+    assert len(help_text) > 500
+    assert str(REPOSITORY).lstrip("/") not in help_text
