@@ -1,5 +1,5 @@
 // The PTX instructions of the Hopper decode kernel, one function each: barriers in shared
-// memory, the copy engine, clusters, programmatic dependent launch.
+// memory, the copy engine, clusters.
 #ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_PTX_SM90_CUH_
 #define PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_PTX_SM90_CUH_
 
@@ -96,14 +96,6 @@ __device__ inline uint32_t ClusterRank() {
   uint32_t rank;
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
-}
-
-__device__ inline void WaitForPrecedingKernel() {
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-
-__device__ inline void LetNextKernelStart() {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
 }  // namespace parallax::kernels::cuda

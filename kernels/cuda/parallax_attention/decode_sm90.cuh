@@ -19,6 +19,7 @@
 #include "kernels/cuda/parallax_attention/decode_shared.cuh"
 #include "kernels/cuda/parallax_attention/decode_tile.cuh"
 #include "kernels/cuda/parallax_attention/probe_state.cuh"
+#include "kernels/cuda/programmatic_launch.cuh"
 
 namespace parallax::kernels::cuda {
 

@@ -1,6 +1,6 @@
 #include "kernels/check.h"
-#include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/embedding.h"
+#include "kernels/cuda/programmatic_launch.cuh"
 #include "kernels/cuda/row_ops/row_checks.h"
 #include "kernels/cuda/row_ops/vectors.cuh"
 
@@ -32,8 +32,10 @@ template <typename Out>
 __global__ void __launch_bounds__(kThreads)
     GatherKernel(const __nv_bfloat16* table, int64_t table_stride, RowIndices rows, Out* out,
                  int64_t out_stride, int width) {
+  LetNextKernelStart();
   const int column = (blockIdx.y * kThreads + threadIdx.x) * kVector;
   if (column >= width) return;
+  WaitForPrecedingKernel();
   const int row = ResolveRow(rows, blockIdx.x);
   const Vector x = row < 0 ? Vector{} : LoadVector(table + row * table_stride + column);
   StoreVector(x, out + blockIdx.x * out_stride + column);
@@ -47,10 +49,8 @@ void Gather(const char* op, const ConstTensorView& table, const RowIndices& rows
   if (out.shape[0] == 0 || width == 0) return;
   const dim3 grid(static_cast<unsigned>(out.shape[0]),
                   static_cast<unsigned>((width / kVector + kThreads - 1) / kThreads));
-  GatherKernel<<<grid, kThreads, 0, stream.cuda_stream()>>>(
-      table.as<__nv_bfloat16>(), table.strides[0], rows, out.as<Out>(), out.strides[0],
-      static_cast<int>(width));
-  CheckLaunch(op);
+  LaunchEarly(op, GatherKernel<Out>, grid, kThreads, stream, table.as<__nv_bfloat16>(),
+              table.strides[0], rows, out.as<Out>(), out.strides[0], static_cast<int>(width));
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 #include <string>
 
 #include "kernels/check.h"
-#include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/head_norm_rope.h"
+#include "kernels/cuda/programmatic_launch.cuh"
 #include "kernels/cuda/row_ops/row_checks.h"
 #include "kernels/cuda/row_ops/vectors.cuh"
 
@@ -74,12 +74,14 @@ __device__ void Rotate(const float* table_row, int low, int high, HeadPart& x) {
 template <int Lanes>
 __global__ void __launch_bounds__(kThreads) HeadNormRopeKernel(KernelParams params) {
   constexpr int kHeadDim = Lanes * 2 * kVector;
+  LetNextKernelStart();
   const int64_t token = blockIdx.x;
   const int head = blockIdx.y * (kThreads / Lanes) + threadIdx.x / Lanes;
   const int low = threadIdx.x % Lanes * kVector;
   const int high = low + kHeadDim / 2;
   const bool active = head < params.num_heads;
   HeadPart x = {};
+  WaitForPrecedingKernel();
   if (active) {
     const __nv_bfloat16* const from =
         params.qrkv + token * params.qrkv_stride + int64_t{head} * kHeadDim;
@@ -121,8 +123,7 @@ void Launch(const KernelParams& params, int64_t tokens, const Stream& stream) {
   constexpr int kHeadsABlock = kThreads / Lanes;
   const dim3 grid(static_cast<unsigned>(tokens),
                   static_cast<unsigned>((params.num_heads + kHeadsABlock - 1) / kHeadsABlock));
-  HeadNormRopeKernel<Lanes><<<grid, kThreads, 0, stream.cuda_stream()>>>(params);
-  CheckLaunch(kOp);
+  LaunchEarly(kOp, HeadNormRopeKernel<Lanes>, grid, kThreads, stream, params);
 }
 
 const float* CheckWeight(const char* operand, const ConstTensorView& weight, int64_t head_dim,

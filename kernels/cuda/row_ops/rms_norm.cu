@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
-#include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/programmatic_launch.cuh"
 #include "kernels/cuda/rms_norm.h"
 #include "kernels/cuda/row_ops/row_checks.h"
 #include "kernels/cuda/row_ops/vectors.cuh"
@@ -39,10 +39,12 @@ __device__ float SumOverBlock(float x) {
 // A block a row. The row stays in registers between its two uses: Vectors of each thread.
 template <int Vectors>
 __global__ void __launch_bounds__(kMaxThreads) AddRmsNormKernel(NormRows rows) {
+  LetNextKernelStart();
   const int64_t row = blockIdx.x;
   const float* const residual = rows.residual + row * rows.residual_stride;
   Vector held[Vectors];
   float squares = 0.0f;
+  WaitForPrecedingKernel();
 #pragma unroll
   for (int i = 0; i < Vectors; ++i) {
     const int column = (i * blockDim.x + threadIdx.x) * kVector;
@@ -76,11 +78,10 @@ void Launch(const char* op, const NormRows& rows, int64_t tokens, const Stream& 
   const int threads = std::min(warps * kWarpLanes, kMaxThreads);
   const auto grid = static_cast<unsigned>(tokens);
   if (vectors <= kMaxThreads) {
-    AddRmsNormKernel<1><<<grid, threads, 0, stream.cuda_stream()>>>(rows);
+    LaunchEarly(op, AddRmsNormKernel<1>, grid, threads, stream, rows);
   } else {
-    AddRmsNormKernel<2><<<grid, threads, 0, stream.cuda_stream()>>>(rows);
+    LaunchEarly(op, AddRmsNormKernel<2>, grid, threads, stream, rows);
   }
-  CheckLaunch(op);
 }
 
 void CheckNorm(const char* op, const ConstTensorView& x, DType x_dtype,

@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
-#include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/programmatic_launch.cuh"
 #include "kernels/cuda/row_ops/row_checks.h"
 #include "kernels/cuda/row_ops/vectors.cuh"
 #include "kernels/cuda/silu_and_mul.h"
@@ -18,8 +18,10 @@ __device__ float Silu(float x) { return x / (1.0f + __expf(-x)); }
 __global__ void __launch_bounds__(kThreads)
     SiluAndMulKernel(const __nv_bfloat16* gate_up, int64_t gate_up_stride, __nv_bfloat16* out,
                      int64_t out_stride, int width) {
+  LetNextKernelStart();
   const int column = (blockIdx.y * kThreads + threadIdx.x) * kVector;
   if (column >= width) return;
+  WaitForPrecedingKernel();
   const __nv_bfloat16* const row = gate_up + blockIdx.x * gate_up_stride;
   const Vector gate = LoadVector(row + column);
   Vector up = LoadVector(row + width + column);
@@ -40,10 +42,8 @@ void SiluAndMul(const ConstTensorView& gate_up, const TensorView& out, const Str
   if (tokens == 0 || width == 0) return;
   const dim3 grid(static_cast<unsigned>(tokens),
                   static_cast<unsigned>((width / kVector + kThreads - 1) / kThreads));
-  SiluAndMulKernel<<<grid, kThreads, 0, stream.cuda_stream()>>>(
-      gate_up.as<__nv_bfloat16>(), gate_up.strides[0], out.as<__nv_bfloat16>(), out.strides[0],
-      static_cast<int>(width));
-  CheckLaunch(kOp);
+  LaunchEarly(kOp, SiluAndMulKernel, grid, kThreads, stream, gate_up.as<__nv_bfloat16>(),
+              gate_up.strides[0], out.as<__nv_bfloat16>(), out.strides[0], static_cast<int>(width));
 }
 
 }  // namespace parallax::kernels::cuda

@@ -1,0 +1,59 @@
+// Programmatic dependent launch: a kernel may start while the one before it on the stream still
+// runs, up to the point where it needs what that one wrote. What its blocks do until then
+// (starting, reading parameters, copying weights) costs nothing.
+//
+// A kernel launched so calls WaitForPrecedingKernel() in every block before it reads or writes
+// anything that earlier work on the stream touches; LetNextKernelStart() as early as possible. Both
+// do nothing in a kernel that was launched plainly, and before compute capability 9.0.
+//
+// Thread safety: as Stream. Errors: KernelError for a launch that is refused.
+#ifndef PARALLAX_KERNELS_CUDA_PROGRAMMATIC_LAUNCH_CUH_
+#define PARALLAX_KERNELS_CUDA_PROGRAMMATIC_LAUNCH_CUH_
+
+#include <cuda_runtime.h>
+
+#include <string_view>
+#include <type_traits>
+
+#include "kernels/cuda/cuda_error.h"
+#include "kernels/stream.h"
+
+namespace parallax::kernels::cuda {
+
+// Until everything that precedes on the stream has completed and its writes are visible.
+__device__ inline void WaitForPrecedingKernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The next kernel starts once every block has called this or ended.
+__device__ inline void LetNextKernelStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Launches `kernel` early where the GPU can. Behind anything but a kernel it starts as usual.
+template <typename... Params>
+void LaunchEarly(std::string_view op, void (*kernel)(Params...), dim3 grid, int threads,
+                 const Stream& stream, const std::type_identity_t<Params>&... params) {
+  int major = 0;
+  CheckCuda(
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, stream.device().index), op,
+      "device attribute");
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.stream = stream.cuda_stream();
+  config.attrs = &attribute;
+  config.numAttrs = major >= 9 ? 1 : 0;
+  CheckCuda(cudaLaunchKernelEx(&config, kernel, params...), op, "launch");
+}
+
+}  // namespace parallax::kernels::cuda
+
+#endif  // PARALLAX_KERNELS_CUDA_PROGRAMMATIC_LAUNCH_CUH_
