@@ -222,7 +222,7 @@ function drawMeter(meter, sample) {
                               element('span', 'unit', `of ${format(most)} ${meter.unit}`));
   meter.detailLine.textContent = most > 0 ?
       `${format(share(used))} % used${meter.cached ? `, ${format(share(cached))} % cached` : ''}` :
-      'not used by this model';
+      'none for this model and device';
 }
 
 // Tables -------------------------------------------------------------------------------------
