@@ -64,9 +64,9 @@ GenerateCall::GenerateCall(RpcMethod method, grpc::CallbackServerContext* contex
       traceparent_(TraceparentOf(*context)),
       deadline_(request.deadline),
       received_(absl::Now()),
-      permit_(std::move(permit)) {
-  context_->AddInitialMetadata("x-request-id", request_id_);
-}
+      permit_(std::move(permit)) {}
+
+void GenerateCall::AnnounceId() { context_->AddInitialMetadata("x-request-id", request_id_); }
 
 void GenerateCall::Cancel(absl::Status status) const {
   environment_.engine->Abort(request_id_, principal_, std::move(status));

@@ -1,9 +1,10 @@
 // GenerateCall: what one generating call holds besides its output: its id, its permit, and
 // how it is ended and accounted for.
 //
-// Metadata: x-request-id in the initial and in the trailing metadata, a valid traceparent of
-// the caller's in the trailing. Log: one line a call, "request_ended", with ids, tokens,
-// timings, finish reason and peer; never with the prompt or the output.
+// Metadata: x-request-id in the initial metadata of what the engine accepted and in all trailing
+// metadata, a valid traceparent of the caller's in the trailing. Log: one line a call,
+// "request_ended", with ids, tokens, timings, finish reason and peer; never with the prompt or the
+// output.
 //
 // Thread safety: End once, from any thread, after every NoteFinish; these from one thread at a
 // time. The rest is const or delegates to the engine.
@@ -35,6 +36,9 @@ class GenerateCall {
   /// Has the engine end the request with `status`. Reaches only requests of this call's
   /// principal: once the request has ended, its id may be another's.
   void Cancel(absl::Status status) const;
+  /// Puts the request's id into the initial metadata, which is sent with the first answer.
+  void AnnounceId();
+
   /// Why the client's side of the call is gone: its deadline passed, or it cancelled.
   absl::Status ClientGoneStatus() const;
 

@@ -29,6 +29,7 @@ GenerateCollector::GenerateCollector(grpc::CallbackServerContext* context,
       dispatch_queue_(environment->dispatcher->AssignQueue()),
       response_(response),
       choices_(request.sampling.n) {
+  call_.AnnounceId();
   for (int i = 0; i < request.sampling.n; ++i) choices_[i].choice = i;
 }
 

@@ -54,11 +54,17 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
       MutexLock lock(&reactor->mutex_);
       reactor->self_ = reactor;
     }
-    // Before Submit: afterwards the first write may already carry the metadata. Sent at once,
-    // because a client that let the server name its request can only then abort it.
-    reactor->StartSendInitialMetadata();
     const absl::Status submitted = environment->engine->Submit(std::move(request), reactor);
-    if (!submitted.ok()) reactor->OnDone(submitted);
+    if (submitted.ok()) {
+      // Sent at once, because a client that let the server name its request can only then abort
+      // it. Not before Submit: a refusal must be the call's first and only answer, or a gateway
+      // takes it for a stream that has begun, which it cannot try elsewhere.
+      reactor->call_.AnnounceId();
+      reactor->StartSendInitialMetadata();
+    } else {
+      reactor->OnDone(submitted);
+    }
+    reactor->BeginWrites();
     return reactor.get();
   }
 
@@ -129,6 +135,13 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
   }
 
  private:
+  // Until here nothing is written: what the engine said during Submit waits in the outbox.
+  void BeginWrites() {
+    MutexLock lock(&mutex_);
+    dispatched_ = false;
+    if (!outbox_.empty() || done_.has_value()) DispatchLocked();
+  }
+
   void DispatchLocked() PARALLAX_REQUIRES(mutex_) {
     if (writing_ || dispatched_) return;  // OnWriteDone, or the queued Write, goes on
     dispatched_ = true;
@@ -163,11 +176,13 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
 
   void WriteNext() {
     bool has_message = false;
+    grpc::WriteOptions options;
     std::optional<absl::Status> end;
     {
       MutexLock lock(&mutex_);
       if (writing_ || finished_) return;
       has_message = writing_ = NextLocked();
+      if (!encoder_.empty()) options.set_buffer_hint();  // the next message is ready: one flush
       if (outbox_.empty() && encoder_.empty() && done_.has_value()) {
         end = *done_;
         finished_ = true;
@@ -176,7 +191,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
     if (has_message && end.has_value()) {
       this->StartWriteAndFinish(&message_, grpc::WriteOptions(), call_.End(*end));
     } else if (has_message) {
-      this->StartWrite(&message_);
+      this->StartWrite(&message_, options);
     } else if (end.has_value()) {
       this->Finish(call_.End(*end));
     }
@@ -191,7 +206,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
   ChunkOutbox outbox_ PARALLAX_GUARDED_BY(mutex_);
   v1::GenerateChunk chunk_ PARALLAX_GUARDED_BY(mutex_);  // from outbox to encoder
   Encoder encoder_ PARALLAX_GUARDED_BY(mutex_);
-  bool dispatched_ PARALLAX_GUARDED_BY(mutex_) = false;  // waits in the dispatcher's queue
+  // Waits in the dispatcher's queue; at first, for BeginWrites.
+  bool dispatched_ PARALLAX_GUARDED_BY(mutex_) = true;
   bool writing_ PARALLAX_GUARDED_BY(mutex_) = false;     // a write is outstanding
   bool discarding_ PARALLAX_GUARDED_BY(mutex_) = false;  // reader gone or too slow
   bool finished_ PARALLAX_GUARDED_BY(mutex_) = false;    // gRPC was told the status

@@ -2,12 +2,13 @@
 // nothing (--model null).
 //
 //   latency      one caller, one call after the other: from the call to its first token
-//   throughput   many streams at once: tokens that arrived at the client per second
+//   throughput   many streams at once: tokens that arrived at the client per second, by
+//                parallax.v1.InferenceService and by vllm.grpc.engine.VllmEngine in turn
 //
 // The server is a child process, so that client and server meet only through a TCP socket
 // on loopback, as in real life; both share the machine's cores. Prints one JSON object.
 //
-//   server_bench [latency calls] [streams] [seconds]
+//   server_bench [latency calls] [streams] [seconds] [rounds]
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,6 +34,7 @@
 #include "server/config.h"
 #include "server/logger.h"
 #include "server/signals.h"
+#include "vllm/vllm_engine.grpc.pb.h"
 
 namespace parallax::server {
 namespace {
@@ -161,24 +163,62 @@ struct Tally {
   int open PARALLAX_GUARDED_BY(mutex) = 0;
 };
 
+// What a stream of each service is: its stub, its messages and how tokens are counted.
+struct OwnService {
+  using Stub = v1::InferenceService::Stub;
+  using Request = v1::GenerateRequest;
+  using Message = v1::GenerateChunk;
+  static auto NewStub(const std::shared_ptr<grpc::Channel>& channel) {
+    return v1::InferenceService::NewStub(channel);
+  }
+  static Request MakeRequest(int max_tokens) { return server::MakeRequest(max_tokens); }
+  static void Start(Stub* stub, grpc::ClientContext* context, const Request* request,
+                    grpc::ClientReadReactor<Message>* reactor) {
+    stub->async()->GenerateStream(context, request, reactor);
+  }
+  static int Tokens(const Message& message) { return message.token_ids_size(); }
+};
+
+struct VllmEngine {
+  using Stub = ::vllm::grpc::engine::VllmEngine::Stub;
+  using Request = ::vllm::grpc::engine::GenerateRequest;
+  using Message = ::vllm::grpc::engine::GenerateResponse;
+  static auto NewStub(const std::shared_ptr<grpc::Channel>& channel) {
+    return ::vllm::grpc::engine::VllmEngine::NewStub(channel);
+  }
+  static Request MakeRequest(int max_tokens) {
+    Request request;
+    for (uint32_t i = 0; i < kPromptTokens; ++i) request.mutable_tokenized()->add_input_ids(i + 1);
+    request.mutable_sampling_params()->set_max_tokens(static_cast<uint32_t>(max_tokens));
+    request.set_stream(true);
+    return request;
+  }
+  static void Start(Stub* stub, grpc::ClientContext* context, const Request* request,
+                    grpc::ClientReadReactor<Message>* reactor) {
+    stub->async()->Generate(context, request, reactor);
+  }
+  static int Tokens(const Message& message) { return message.chunk().token_ids_size(); }
+};
+
 // One stream after another on one stub, until told to stop.
-class StreamLoop final : public grpc::ClientReadReactor<v1::GenerateChunk> {
+template <typename Service>
+class StreamLoop final : public grpc::ClientReadReactor<typename Service::Message> {
  public:
-  StreamLoop(v1::InferenceService::Stub* stub, const v1::GenerateRequest* request, Tally* tally)
+  StreamLoop(typename Service::Stub* stub, const typename Service::Request* request, Tally* tally)
       : stub_(*stub), request_(*request), tally_(*tally) {}
 
   void Begin() {
     context_ = std::make_unique<grpc::ClientContext>();
-    stub_.async()->GenerateStream(context_.get(), &request_, this);
-    StartRead(&chunk_);
-    StartCall();
+    Service::Start(&stub_, context_.get(), &request_, this);
+    this->StartRead(&message_);
+    this->StartCall();
   }
 
   void OnReadDone(bool ok) override {
     if (!ok) return;
-    tally_.tokens.fetch_add(chunk_.token_ids_size(), std::memory_order_relaxed);
+    tally_.tokens.fetch_add(Service::Tokens(message_), std::memory_order_relaxed);
     tally_.messages.fetch_add(1, std::memory_order_relaxed);
-    StartRead(&chunk_);
+    this->StartRead(&message_);
   }
 
   void OnDone(const grpc::Status& status) override {
@@ -190,32 +230,32 @@ class StreamLoop final : public grpc::ClientReadReactor<v1::GenerateChunk> {
   }
 
  private:
-  v1::InferenceService::Stub& stub_;
-  const v1::GenerateRequest& request_;
+  typename Service::Stub& stub_;
+  const typename Service::Request& request_;
   Tally& tally_;
   std::unique_ptr<grpc::ClientContext> context_;
-  v1::GenerateChunk chunk_;
+  typename Service::Message message_;
 };
 
 struct Throughput {
   double tokens_per_second = 0, messages_per_second = 0, calls_per_second = 0;
 };
 
+template <typename Service>
 Throughput MeasureThroughput(const std::string& address, int streams, double seconds) {
-  const v1::GenerateRequest request = MakeRequest(kTokensPerCall);
-  std::vector<std::unique_ptr<v1::InferenceService::Stub>> stubs;
-  for (int i = 0; i < kChannels; ++i) {
-    stubs.push_back(v1::InferenceService::NewStub(Connect(address)));
-  }
+  const typename Service::Request request = Service::MakeRequest(kTokensPerCall);
+  std::vector<std::unique_ptr<typename Service::Stub>> stubs;
+  for (int i = 0; i < kChannels; ++i) stubs.push_back(Service::NewStub(Connect(address)));
   Tally tally;
   {
     MutexLock lock(&tally.mutex);
     tally.open = streams;
   }
-  std::vector<std::unique_ptr<StreamLoop>> loops;
+  std::vector<std::unique_ptr<StreamLoop<Service>>> loops;
   const Clock::time_point begin = Clock::now();
   for (int i = 0; i < streams; ++i) {
-    loops.push_back(std::make_unique<StreamLoop>(stubs[i % kChannels].get(), &request, &tally));
+    loops.push_back(
+        std::make_unique<StreamLoop<Service>>(stubs[i % kChannels].get(), &request, &tally));
     loops.back()->Begin();
   }
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
@@ -226,22 +266,48 @@ Throughput MeasureThroughput(const std::string& address, int streams, double sec
   return {tally.tokens / elapsed, tally.messages / elapsed, tally.calls / elapsed};
 }
 
-int Run(int calls, int streams, double seconds) {
+std::string Json(const Throughput& throughput) {
+  char text[256];
+  std::snprintf(text, sizeof(text),
+                "{\"tokens_per_second\": %.0f, \"messages_per_second\": %.0f, "
+                "\"calls_per_second\": %.0f, \"tokens_per_message\": %.2f}",
+                throughput.tokens_per_second, throughput.messages_per_second,
+                throughput.calls_per_second,
+                throughput.tokens_per_second / throughput.messages_per_second);
+  return text;
+}
+
+// The median round's: other work on the machine only ever slows a round down, and unevenly.
+Throughput Median(std::vector<Throughput> rounds) {
+  const auto middle = rounds.begin() + static_cast<std::ptrdiff_t>(rounds.size() / 2);
+  std::nth_element(rounds.begin(), middle, rounds.end(), [](const auto& a, const auto& b) {
+    return a.tokens_per_second < b.tokens_per_second;
+  });
+  return *middle;
+}
+
+int Run(int calls, int streams, double seconds, int rounds) {
   const ServerProcess server = StartServer();
   const Latency latency = MeasureLatency(server.address, calls);
-  const Throughput throughput = MeasureThroughput(server.address, streams, seconds);
+  std::vector<Throughput> own, vllm;
+  for (int round = 0; round < rounds; ++round) {
+    own.push_back(MeasureThroughput<OwnService>(server.address, streams, seconds));
+    vllm.push_back(MeasureThroughput<VllmEngine>(server.address, streams, seconds));
+  }
+  const Throughput own_median = Median(own), vllm_median = Median(vllm);
   const double server_cpu = StopServer(server);
   std::printf(
       "{\"benchmark\": \"server\", \"model\": \"null\", \"cores\": %u,\n"
       " \"first_token_us\": {\"calls\": %d, \"p50\": %.1f, \"p90\": %.1f, \"p99\": %.1f},\n"
-      " \"streaming\": {\"streams\": %d, \"connections\": %d, \"tokens_per_call\": %d,\n"
-      "   \"tokens_per_second\": %.0f, \"messages_per_second\": %.0f, \"calls_per_second\": %.0f,\n"
-      "   \"tokens_per_message\": %.2f},\n"
+      " \"streams\": %d, \"connections\": %d, \"tokens_per_call\": %d, \"rounds\": %d,\n"
+      " \"streaming\": %s,\n"
+      " \"vllm_streaming\": %s,\n"
+      " \"vllm_overhead\": %.4f,\n"
       " \"server_cpu_seconds\": %.2f}\n",
       std::thread::hardware_concurrency(), calls, latency.p50_us, latency.p90_us, latency.p99_us,
-      streams, kChannels, kTokensPerCall, throughput.tokens_per_second,
-      throughput.messages_per_second, throughput.calls_per_second,
-      throughput.tokens_per_second / throughput.messages_per_second, server_cpu);
+      streams, kChannels, kTokensPerCall, rounds, Json(own_median).c_str(),
+      Json(vllm_median).c_str(), 1 - vllm_median.tokens_per_second / own_median.tokens_per_second,
+      server_cpu);
   return 0;
 }
 
@@ -251,10 +317,12 @@ int Run(int calls, int streams, double seconds) {
 int main(int argc, char** argv) {
   const int calls = argc > 1 ? std::atoi(argv[1]) : 2000;
   const int streams = argc > 2 ? std::atoi(argv[2]) : 64;
-  const double seconds = argc > 3 ? std::atof(argv[3]) : 5.0;
-  if (calls < 1 || streams < 1 || seconds <= 0) {
-    std::fprintf(stderr, "server_bench [latency calls] [streams] [seconds], each more than 0\n");
+  const double seconds = argc > 3 ? std::atof(argv[3]) : 2.0;
+  const int rounds = argc > 4 ? std::atoi(argv[4]) : 5;
+  if (calls < 1 || streams < 1 || seconds <= 0 || rounds < 1) {
+    std::fprintf(stderr,
+                 "server_bench [latency calls] [streams] [seconds] [rounds], each more than 0\n");
     return 2;
   }
-  return parallax::server::Run(calls, streams, seconds);
+  return parallax::server::Run(calls, streams, seconds, rounds);
 }

@@ -52,6 +52,16 @@ TEST_F(GenerateTest, StreamsDeltasAndEndsWithStatus) {
   EXPECT_EQ(RpcCount("GenerateStream", "OK"), 1);
 }
 
+TEST_F(GenerateTest, ARefusalIsTheFirstAnswerSoThatABalancerMayTryElsewhere) {
+  engine_.RefuseNext(absl::UnavailableError("draining"));
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, TokenRequest("r1"));
+  reader->WaitForInitialMetadata();
+  EXPECT_EQ(reader->Finish().error_code(), StatusCode::UNAVAILABLE);
+  EXPECT_TRUE(context.GetServerInitialMetadata().empty()) << "trailers only";
+  EXPECT_EQ(context.GetServerTrailingMetadata().find("x-request-id")->second, "r1");
+}
+
 TEST_F(GenerateTest, ServerNamesARequestAtOnceIfTheClientDoesNot) {
   v1::GenerateRequest request = TokenRequest("x");
   request.clear_request_id();
