@@ -4,6 +4,7 @@
 #   make serve      the same server, kept running
 #   make dashboards a loaded server, its status page and Prometheus, until Ctrl-C
 #   make test       builds and runs every test
+#   make test-gateway  the smg gateway and OpenAI's client on 3 replicas; needs PyPI, 3 minutes
 #   make sanitize   the tests again under ASan+UBSan and under TSan
 #   make fuzz       every fuzz target for FUZZ_SECONDS
 #   make bench      the CPU benchmarks of bench/README.md
@@ -57,6 +58,9 @@ build:
 
 test: build
 	tests/run_tests.sh $(BUILD) $(JOBS)
+
+test-gateway: build
+	tests/gateway/run_gateway_tests.sh $(BUILD)
 
 sanitize: asan tsan
 
