@@ -35,6 +35,10 @@ absl::StatusOr<SchedulerOptions> ResolveOptions(const EngineOptions& options,
     return absl::InvalidArgumentError(
         absl::StrCat("max_prefill_chunk: ", options.max_prefill_chunk, " is negative"));
   }
+  if (options.max_mixed_prefill_tokens < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "max_mixed_prefill_tokens: ", options.max_mixed_prefill_tokens, " is negative"));
+  }
   const auto tokens = ResolveLimit("max_num_batched_tokens", options.max_num_batched_tokens,
                                    limits.max_num_batched_tokens);
   if (!tokens.ok()) return tokens.status();
@@ -48,6 +52,7 @@ absl::StatusOr<SchedulerOptions> ResolveOptions(const EngineOptions& options,
                           .max_num_seqs = *seqs,
                           .max_num_batched_tokens = *tokens,
                           .max_prefill_chunk = options.max_prefill_chunk,
+                          .max_mixed_prefill_tokens = options.max_mixed_prefill_tokens,
                           .max_context_tokens = limits.max_context_tokens,
                           .sliding_window = limits.sliding_window,
                           .max_steps_in_flight = limits.max_steps_in_flight,

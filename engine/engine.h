@@ -52,6 +52,8 @@ struct EngineOptions {
   int32_t max_num_seqs = 0;
   /// Most prompt tokens of one sequence in a step; 0 = no limit of its own.
   int32_t max_prefill_chunk = 0;
+  /// Most prompt tokens of a step in which some sequence decodes; 0 = no limit of its own.
+  int32_t max_mixed_prefill_tokens = 0;
   bool enable_prefix_cache = true;
   /// Told, on the engine thread, what the prefix cache holds; may be null. Outlives the engine.
   PrefixCacheObserver* prefix_cache_observer = nullptr;

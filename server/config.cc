@@ -55,6 +55,9 @@ void AddSchedulingFlags(ServerConfig* config, FlagTable* flags) {
              "between two tokens of a running sequence. At least --max-num-seqs.");
   flags->Int("max-prefill-chunk", 0, 1 << 20, &config->max_prefill_chunk,
              "Most prompt tokens of one sequence in a step. 0: only the step's budget limits.");
+  flags->Int("max-mixed-prefill-tokens", 0, 1 << 20, &config->max_mixed_prefill_tokens,
+             "Most prompt tokens of a step in which others wait for their next token: less is a "
+             "steadier stream, more is more throughput. 0: only the step's budget limits.");
   flags->Int("max-queued-requests", 1, 1 << 20, &config->max_queued_requests,
              "Requests accepted and not yet running; one more is refused with "
              "RESOURCE_EXHAUSTED.");

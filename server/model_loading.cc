@@ -139,6 +139,7 @@ EngineOptions MakeEngineOptions(const ServerConfig& config, const ServedModel& m
   options.max_num_batched_tokens = config.max_num_batched_tokens;
   options.max_num_seqs = config.max_num_seqs;
   options.max_prefill_chunk = config.max_prefill_chunk;
+  options.max_mixed_prefill_tokens = config.max_mixed_prefill_tokens;
   options.enable_prefix_cache = config.prefix_cache;
   options.prefix_cache_observer = model.kv_events.get();
   options.eos_token_ids = model.eos_token_ids;

@@ -2,7 +2,8 @@
 //
 // Policy. Every running sequence decodes one token in every step. What is left of the
 // token budget goes to prefill, in chunks, of running prompts first and then of waiting
-// requests: by priority value, then by arrival. A request is admitted only if its slots
+// requests: by priority value, then by arrival. In a step that decodes, prefill may be
+// limited further, so that a long prompt does not hold up everyone's next token. A request is admitted only if its slots
 // (all n choices) and the pages of its whole prompt are free; it is never overtaken within
 // its class, nor by a worse class. When a sequence finds no page, the running sequence of
 // the worst priority and latest arrival is preempted: pages freed, tokens kept, recomputed
@@ -50,6 +51,8 @@ struct SchedulerOptions {
   int32_t max_num_seqs = 0;
   int32_t max_num_batched_tokens = 0;  // >= max_num_seqs
   int32_t max_prefill_chunk = 0;       // 0 = only the budget limits
+  // Prompt tokens of a step in which some sequence decodes; 0 = only the budget limits.
+  int32_t max_mixed_prefill_tokens = 0;
   int32_t max_context_tokens = 0;
   int32_t sliding_window = 0;  // 0 = none
   int32_t max_steps_in_flight = 1;

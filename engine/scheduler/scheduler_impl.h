@@ -44,6 +44,7 @@ class Scheduler::Impl {
  private:
   // step.cc
   int32_t CountDecodes() const;
+  int32_t PrefillBudget(int32_t decodes) const;
   int32_t NextChunk(const Sequence& sequence) const;
   void ScheduleRunning();
   bool SecurePages(int32_t end, Sequence* sequence);

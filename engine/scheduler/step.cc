@@ -14,7 +14,7 @@ bool Scheduler::Impl::Schedule(absl::Time now, ScheduledBatch* batch) {
   prefills_.clear();
   claimed_pages_ = 0;
   preempted_ = false;
-  prefill_budget_ = options_.max_num_batched_tokens - CountDecodes();
+  prefill_budget_ = PrefillBudget(CountDecodes());
   ScheduleRunning();
   AdmitWaiting(now);
   batch->sequences.insert(batch->sequences.end(), prefills_.begin(), prefills_.end());
@@ -34,6 +34,12 @@ int32_t Scheduler::Impl::CountDecodes() const {
   return static_cast<int32_t>(std::ranges::count_if(running_, [](const Sequence* sequence) {
     return !sequence->prefilling() && !sequence->exhausted();
   }));
+}
+
+int32_t Scheduler::Impl::PrefillBudget(int32_t decodes) const {
+  const int32_t left = options_.max_num_batched_tokens - decodes;
+  const int32_t limit = options_.max_mixed_prefill_tokens;
+  return decodes > 0 && limit > 0 ? std::min(left, limit) : left;
 }
 
 int32_t Scheduler::Impl::NextChunk(const Sequence& sequence) const {

@@ -45,6 +45,7 @@ SchedulerOptions SchedulerDriver::RandomOptions(const DriverMode& mode) {
   options.max_num_seqs = Uniform(1, 12);
   options.max_num_batched_tokens = options.max_num_seqs + Uniform(0, Chance(0.5) ? 40 : 300);
   options.max_prefill_chunk = Chance(0.5) ? 0 : Uniform(1, 150);
+  options.max_mixed_prefill_tokens = Chance(0.5) ? 0 : Uniform(1, 150);
   options.max_context_tokens = kMaxContext;
   options.sliding_window = mode.sliding_window ? Uniform(1, 200) : 0;
   options.max_steps_in_flight = mode.steps_in_flight;

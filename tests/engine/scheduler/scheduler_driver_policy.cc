@@ -69,6 +69,11 @@ std::string SchedulerDriver::CheckBudget(const ScheduledBatch& batch) const {
       tokens != batch.prefill_tokens + batch.decode_tokens) {
     return absl::StrFormat("%d tokens in a step of %d", tokens, options_.max_num_batched_tokens);
   }
+  const int32_t mixed = options_.max_mixed_prefill_tokens;
+  if (batch.decode_tokens > 0 && mixed > 0 && batch.prefill_tokens > mixed) {
+    return absl::StrFormat("%d prompt tokens beside decodes, at most %d are allowed",
+                           batch.prefill_tokens, mixed);
+  }
   return "";
 }
 

@@ -51,6 +51,24 @@ TEST(SchedulerTest, PrefillsInChunksWithinTheBudgetAndReservesAllPagesAtOnce) {
   EXPECT_EQ(decode.samples[0].output_position, 1);
 }
 
+TEST(SchedulerTest, PromptsTakeLessOfAStepWhileOthersDecode) {
+  SchedulerOptions options = SchedulerHarness::Options();
+  options.max_mixed_prefill_tokens = 30;
+  SchedulerHarness harness(options);
+  harness.Add(Tokens(100), 4);
+  EXPECT_EQ(harness.Step().prefill_tokens, 100);
+  harness.Add(Tokens(80, 5000), 1);
+  harness.Add(Tokens(40, 9000), 1);
+  for (int i = 0; i < 3; ++i) {
+    const ScheduledBatch& mixed = harness.Step();
+    EXPECT_EQ(mixed.decode_tokens, 1);
+    EXPECT_EQ(mixed.prefill_tokens, 30);
+  }
+  const ScheduledBatch& alone = harness.Step();
+  EXPECT_EQ(alone.decode_tokens, 0);
+  EXPECT_EQ(alone.prefill_tokens, 30);
+}
+
 TEST(SchedulerTest, RunningPromptsGoOnBeforeWaitingOnesBegin) {
   SchedulerOptions options = SchedulerHarness::Options();
   options.max_num_batched_tokens = 100;
