@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Measures parallax-server on a GPU, through gRPC, with parallax-loadgen.
 
-  measure.py --install DIR --out DIR [--only SCENARIO ...] [--seconds N]
+  measure.py --install DIR --out DIR [--only SCENARIO ...] [--seconds N] [--soak-seconds N]
 
 DIR of --install holds bin/parallax-server and bin/parallax-loadgen. A scenario is a server (a
 reference shape with random weights, its flags) and the loads that it is given one after the
 other. For each load the result holds loadgen's own report and what the server's /metrics counted
 meanwhile: time, bytes and flops of the GPU by kind of step, from which the utilisations follow.
+A load may have a background: streams that run all the while, with a report of their own. The
+soak also compares memory and pages before and after.
 """
 
 import argparse
@@ -20,18 +22,30 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 
-# name: (shape, server flags, [(load, loadgen flags)])
 LOADS = {
     "one_stream": ["--concurrency=1", "--prompt_tokens=1024", "--output_tokens=256"],
     "prompt_8k": ["--concurrency=1", "--prompt_tokens=8192", "--output_tokens=2"],
     "streams_32": ["--concurrency=32", "--prompt_tokens=1024", "--output_tokens=1024"],
     "streams_64_2k": ["--concurrency=64", "--prompt_tokens=1536", "--output_tokens=1024"],
     "streams_128_2k": ["--concurrency=128", "--prompt_tokens=1536", "--output_tokens=1024"],
+    "prompt_8k_beside_32": ["--concurrency=1", "--prompt_tokens=8192", "--output_tokens=2"],
+    "soak": ["--concurrency=96", "--prompt_tokens=lognormal:400:1.2:8:6000",
+             "--output_tokens=lognormal:120:1.0:1:1500", "--cancel_share=0.1"],
 }
+# Runs before, during and after the load of that name.
+BACKGROUNDS = {
+    "prompt_8k_beside_32": ["--concurrency=32", "--prompt_tokens=1024", "--output_tokens=512"],
+}
+BACKGROUND_LEAD_SECONDS = 3.0
+# A stream of these must end within the window to be counted.
+LEAST_SECONDS = {"streams_128_2k": 24.0, "streams_64_2k": 24.0}
+# name: (shape, server flags, loads)
 SCENARIOS = {
     "0.6b": ("0.6b", [], ["one_stream", "streams_128_2k"]),
     "1.7b": ("1.7b", [], ["one_stream", "prompt_8k", "streams_32", "streams_128_2k"]),
     "8b": ("8b", ["--max-num-seqs=64"], ["one_stream", "streams_64_2k"]),
+    "1.7b-mixed": ("1.7b", [], ["prompt_8k_beside_32"]),
+    "1.7b-soak": ("1.7b", [], ["soak"]),
     "0.6b-softmax": ("0.6b-softmax", [], ["one_stream", "streams_128_2k"]),
     "1.7b-softmax": ("1.7b-softmax", [], ["one_stream", "streams_32", "streams_128_2k"]),
     "8b-softmax": ("8b-softmax", ["--max-num-seqs=64"], ["one_stream", "streams_64_2k"]),
@@ -116,32 +130,78 @@ def gpu_work(before: dict[str, float], after: dict[str, float]) -> dict:
     return work
 
 
+class Loadgen:
+    """One run of parallax-loadgen."""
+
+    def __init__(self, server: Server, install: Path, result: Path, flags: list[str],
+                 seconds: float):
+        self.result, self.seconds = result, seconds
+        command = [
+            str(install / "bin/parallax-loadgen"),
+            "run",
+            f"--target=127.0.0.1:{server.ports['port']}",
+            f"--duration={seconds}",
+            f"--json={result}",
+            "--quiet",
+            *flags,
+        ]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        text=True)
+
+    def wait(self) -> dict:
+        stdout, stderr = self.process.communicate(timeout=self.seconds + 60)
+        print(stdout[-2500:], stderr[-500:], flush=True)
+        report = json.loads(self.result.read_text()) if self.result.exists() else None
+        return {"exit": self.process.returncode, "report": without_histograms(report)}
+
+
+def without_histograms(value):
+    """A report with its summaries alone."""
+    if isinstance(value, dict):
+        return {k: without_histograms(v) for k, v in value.items()
+                if k not in ("histograms_ns", "timeline")}
+    if isinstance(value, list):
+        return [without_histograms(v) for v in value]
+    return value
+
+
+def resting(metrics: dict[str, float]) -> dict[str, float]:
+    """What must be the same before and after a load."""
+    parts = ("gpu_memory", "kv_pages", "requests_running", "requests_waiting")
+    return {k: v for k, v in metrics.items() if any(part in k for part in parts)}
+
+
 def run_load(server: Server, install: Path, out: Path, name: str, load: str, seconds: float) -> dict:
+    seconds = max(seconds, LEAST_SECONDS.get(load, 0.0))
+    background = None
+    if load in BACKGROUNDS:
+        background = Loadgen(server, install, out / f"{name}-{load}-background.json",
+                             BACKGROUNDS[load], seconds + BACKGROUND_LEAD_SECONDS)
+        time.sleep(BACKGROUND_LEAD_SECONDS)
     before, cpu_before, began = server.metrics(), server.cpu_seconds(), time.monotonic()
-    result_file = out / f"{name}-{load}.json"
-    command = [
-        str(install / "bin/parallax-loadgen"),
-        "run",
-        f"--target=127.0.0.1:{server.ports['port']}",
-        f"--duration={seconds}",
-        f"--json={result_file}",
-        f"--label={name} {load}",
-        "--quiet",
-        *LOADS[load],
-    ]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+    loadgen = Loadgen(server, install, out / f"{name}-{load}.json", LOADS[load], seconds).wait()
     elapsed = time.monotonic() - began
     cpu = server.cpu_seconds()
     busy = sorted(((v - cpu_before.get(k, 0.0)) / elapsed, k) for k, v in cpu.items())[-4:]
-    print(ran.stdout[-2500:], ran.stderr[-500:], flush=True)
-    return {
+    after = server.metrics()
+    result = {
         "load": load,
         "flags": LOADS[load],
-        "gpu": gpu_work(before, server.metrics()),
+        "gpu": gpu_work(before, after),
         "busiest_threads": [[k, round(v, 3)] for v, k in reversed(busy)],
-        "loadgen_exit": ran.returncode,
-        "loadgen": json.loads(result_file.read_text()) if result_file.exists() else None,
+        "loadgen": loadgen,
+        "at_rest": {"before": resting(before), "after": resting(after)} if load == "soak" else None,
     }
+    if background is not None:
+        result["background"] = {"flags": BACKGROUNDS[load], "loadgen": background.wait()}
+    return result
+
+
+def machine() -> dict:
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    gpu = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    return {"gpu": gpu, "cpus": os.cpu_count(),
+            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 
 def main() -> int:
@@ -150,6 +210,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(SCENARIOS))
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--soak-seconds", type=float, default=360)
+    parser.add_argument("--commit", default="", help="of the installed server, for the result")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     results = []
@@ -157,13 +219,17 @@ def main() -> int:
         shape, flags, loads = SCENARIOS[name]
         server = Server(args.install, args.out, shape, flags)
         print(f"{name}: serving after {server.start_seconds:.1f} s", flush=True)
-        runs = [run_load(server, args.install, args.out, name, load, args.seconds) for load in loads]
+        runs = []
+        for load in loads:
+            seconds = args.soak_seconds if load == "soak" else args.seconds
+            runs.append(run_load(server, args.install, args.out, name, load, seconds))
         status = server.stop()
         results.append({"scenario": name, "start_seconds": server.start_seconds,
                         "server_exit": status, "runs": runs})
         for run in runs:
             print(name, run["load"], json.dumps(run["gpu"]), run["busiest_threads"], flush=True)
-    (args.out / "gpu-server.json").write_text(json.dumps(results, indent=1))
+    document = {"commit": args.commit, **machine(), "scenarios": results}
+    (args.out / "gpu-server.json").write_text(json.dumps(document, indent=1))
     return 0
 
 
