@@ -178,6 +178,7 @@ def run_load(server: Server, install: Path, out: Path, name: str, load: str, sec
         background = Loadgen(server, install, out / f"{name}-{load}-background.json",
                              BACKGROUNDS[load], seconds + BACKGROUND_LEAD_SECONDS)
         time.sleep(BACKGROUND_LEAD_SECONDS)
+    memory_before = ask_gpu("memory.used") if load == "soak" else None
     before, cpu_before, began = server.metrics(), server.cpu_seconds(), time.monotonic()
     loadgen = Loadgen(server, install, out / f"{name}-{load}.json", LOADS[load], seconds).wait()
     elapsed = time.monotonic() - began
@@ -190,17 +191,25 @@ def run_load(server: Server, install: Path, out: Path, name: str, load: str, sec
         "gpu": gpu_work(before, after),
         "busiest_threads": [[k, round(v, 3)] for v, k in reversed(busy)],
         "loadgen": loadgen,
-        "at_rest": {"before": resting(before), "after": resting(after)} if load == "soak" else None,
+        "at_rest": None,
     }
+    if load == "soak":
+        result["at_rest"] = {
+            "before": {"device_memory_used": memory_before, **resting(before)},
+            "after": {"device_memory_used": ask_gpu("memory.used"), **resting(after)},
+        }
     if background is not None:
         result["background"] = {"flags": BACKGROUNDS[load], "loadgen": background.wait()}
     return result
 
 
+def ask_gpu(what: str) -> str:
+    query = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True).stdout.strip()
+
+
 def machine() -> dict:
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    gpu = subprocess.run(query, capture_output=True, text=True).stdout.strip()
-    return {"gpu": gpu, "cpus": os.cpu_count(),
+    return {"gpu": ask_gpu("name,driver_version"), "cpus": os.cpu_count(),
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 
