@@ -1,4 +1,4 @@
-"""A gateway in front of three replicas of the default model."""
+"""Fleets that the tests of one file share, or have to themselves."""
 
 from __future__ import annotations
 
@@ -7,18 +7,7 @@ from typing import Iterator
 
 import pytest
 
-from server_process import ServerProcess
-from smg_process import SmgProcess, replica
-
-
-class Fleet:
-    def __init__(self, stack: ExitStack, policy: str = "round_robin", pages: int = 256) -> None:
-        self._stack = stack
-        self.replicas = [stack.enter_context(replica(pages=pages)) for _ in range(3)]
-        self.gateway = stack.enter_context(SmgProcess(self.replicas, f"--policy={policy}"))
-
-    def start_replica(self) -> ServerProcess:
-        return self._stack.enter_context(replica())
+from fleet import Fleet
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 
-from conftest import Fleet
+from fleet import Fleet
 from http_load import HttpLoad
 from parallax_client.v1 import admin_pb2
 from server_process import eventually

@@ -7,7 +7,7 @@ import json
 import openai
 import pytest
 
-from conftest import Fleet
+from fleet import Fleet
 from server_process import STORIES_MODEL, eventually
 
 MODEL = STORIES_MODEL.name

@@ -8,7 +8,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from conftest import Fleet
+from fleet import Fleet
 from server_process import STORIES_MODEL
 
 PREFIXES = 64
