@@ -28,8 +28,8 @@ SHOWN = {
     "decode 32 4096 16 8 128 cold": "2",
     "decode 128 4096 32 8 128 cold": "4",
     "decode 128 4096 64 8 128 cold": "8",
-    "prefill 8 0 2048 32 8 128": "prefill 8 x 2k",
-    "prefill 1 0 8192 32 8 128": "8k",
+    "prefill 8 0 2048 32 8 128": "8 x 2k",
+    "prefill 1 0 8192 32 8 128": "prefill 8k",
     "prefill 1 0 32768 16 8 128": "32k",
 }
 
