@@ -71,13 +71,21 @@ void EngineLoop::HandleMessages() {
     const FinishReason reason = ReasonOf(c.status);
     output_.End(c.request, reason, std::move(c.status), absl::Now());
   }
-  for (Inbox::Flush* flush : messages_.flushes) {
-    inbox_->AnswerFlush(flush, scheduler_->FlushPrefixCache());
-  }
+  FlushPrefixCache();
   if (!messages_.stop) return;
   stopping_ = true;
   const absl::Status shutdown = absl::UnavailableError("the engine is shutting down");
   EndAll(shutdown, shutdown);
+}
+
+void EngineLoop::FlushPrefixCache() {
+  if (messages_.flushes.empty()) return;
+  // All who ask at once share one flush: the first is told of the pages, the others of none.
+  int32_t pages_freed = scheduler_->FlushPrefixCache();
+  Publish();  // first, so that the counters read after the answer agree with it
+  for (Inbox::Flush* flush : messages_.flushes) {
+    inbox_->AnswerFlush(flush, std::exchange(pages_freed, 0));
+  }
 }
 
 void EngineLoop::TakeIn(LiveRequest* live) {

@@ -41,6 +41,7 @@ class EngineLoop {
 
  private:
   void HandleMessages();
+  void FlushPrefixCache();
   void TakeIn(LiveRequest* live);
   void EndAll(absl::Status scheduled_status, absl::Status queued_status);
   void CheckDeadlines();
