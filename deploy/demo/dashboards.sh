@@ -50,8 +50,9 @@ cp -r "$root/deploy/prometheus" "$work/prometheus"
 sed -i 's/_interval: 15s/_interval: 2s/; s/scrape_timeout: 5s/scrape_timeout: 2s/' \
   "$work/prometheus/prometheus.yml"
 echo "- targets: ['$metrics']" >"$work/prometheus/targets.yml"
+: >"$work/prometheus.log"  # is looked into before Prometheus may have begun
 prometheus --config.file="$work/prometheus/prometheus.yml" --storage.tsdb.path="$work/data" \
-  --web.listen-address="$prometheus" 2>"$work/prometheus.log" &
+  --web.listen-address="$prometheus" 2>>"$work/prometheus.log" &
 readonly prometheus_pid=$!
 pids+=("$prometheus_pid")
 until grep -q 'ready to receive web requests' "$work/prometheus.log"; do

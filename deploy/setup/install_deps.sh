@@ -48,8 +48,8 @@ test  | python3                  | tests of the Python client, end-to-end tests
 test  | python3-grpcio           | the Python client
 test  | python3-protobuf         | the Python client
 test  | python3-pytest           | runs the Python tests
-test  | python3-venv             | the Python client is installed in one, and the gateway
-test  | python3-wheel            | builds the Python client's package
+test  | python3-venv             | installs the Python client in one, and the gateway
+test  | python3-wheel            | builds the package of the Python client
 test  | python3-setuptools       | builds it too
 test  | python3-matplotlib       | pictures of load tests
 test  | haproxy                  | the front of three replicas
