@@ -1,0 +1,161 @@
+"""What one caller can do to the others and to the log. deploy/SECURITY.md says what follows."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from parallax_client import Client
+from raw_http2 import send_call
+from server_process import NO_RETRY, STORIES_MODEL, ServerProcess, eventually
+from vllm_stubs import pb, rpc
+
+Code = grpc.StatusCode
+ALICE, BOB = "alice-0123456789abcdef", "bob-fedcba9876543210"
+LONG_PROMPT = "A beginning that fills a page of the cache and more. " * 10
+PAGE_TOKENS = 64
+
+
+def token_file(folder: Path, alices_limits: str = "") -> str:
+    path = folder / "tokens"
+    path.write_text(f"alice {ALICE} {alices_limits}\nbob {BOB}\n")
+    return f"--auth-token-file={path}"
+
+
+def cached_tokens(client: Client, **parameters: Any) -> int:
+    """How much of the long prompt the server had computed before."""
+    response = client.generate(LONG_PROMPT, max_tokens=1, **parameters)
+    assert response.usage.prompt_tokens > PAGE_TOKENS
+    return response.usage.cached_tokens
+
+
+def test_callers_with_tokens_share_no_cached_prefix(tmp_path: Path) -> None:
+    """The default with tokens; naming the other's tenant does not help."""
+    with ServerProcess(STORIES_MODEL, "--kv-cache-pages=128", token_file(tmp_path)) as server:
+        with server.client(token=ALICE) as alice, server.client(token=BOB) as bob:
+            for tenant in (None, "shared"):
+                assert cached_tokens(alice, tenant=tenant) == 0
+                assert cached_tokens(alice, tenant=tenant) >= PAGE_TOKENS
+                hits = server.stats().prefix_cache_hit_tokens
+                assert cached_tokens(bob, tenant=tenant) == 0
+                assert server.stats().prefix_cache_hit_tokens == hits
+                assert cached_tokens(bob, tenant=tenant) >= PAGE_TOKENS
+
+
+def test_callers_without_tokens_share_the_cache_unless_they_name_tenants() -> None:
+    with ServerProcess(STORIES_MODEL, "--kv-cache-pages=128") as server:
+        with server.client() as first, server.client() as second:
+            assert cached_tokens(first) == 0
+            assert cached_tokens(second) >= PAGE_TOKENS
+            assert cached_tokens(second, tenant="own") == 0
+
+
+def test_without_a_prefix_cache_nothing_is_shared() -> None:
+    flags = ("--kv-cache-pages=128", "--no-prefix-cache")
+    with ServerProcess(STORIES_MODEL, *flags) as server, server.client() as client:
+        assert [cached_tokens(client) for _ in range(2)] == [0, 0]
+
+
+def test_all_users_of_one_gateway_share_the_cache(tmp_path: Path) -> None:
+    """The gateway's contract names no user: its token is everybody's."""
+    with ServerProcess(STORIES_MODEL, "--kv-cache-pages=128", token_file(tmp_path)) as server:
+        with grpc.insecure_channel(server.address) as channel:
+            generate = rpc.VllmEngineStub(channel).Generate
+            request = pb.GenerateRequest(text=LONG_PROMPT)
+            request.sampling_params.max_tokens = 1
+
+            def cached(token: str) -> int:
+                call = generate(request, metadata=[("authorization", f"Bearer {token}")])
+                return [message.complete.cached_tokens for message in call][-1]
+
+            assert cached(ALICE) == 0
+            assert cached(ALICE) >= PAGE_TOKENS
+            assert cached(BOB) == 0
+
+
+def flood(address: str, stop: threading.Event, codes: list[grpc.StatusCode]) -> None:
+    with Client(address, token=ALICE, retry=NO_RETRY) as client:
+        while not stop.wait(0.001):
+            try:
+                client.generate([1, 300], max_tokens=40, ignore_eos=True)
+                codes.append(Code.OK)
+            except grpc.RpcError as error:
+                codes.append(error.code())
+
+
+def test_a_flood_by_a_limited_caller_shuts_nobody_out(tmp_path: Path) -> None:
+    """With max_concurrent below the queue's bound the others are never refused, and are served."""
+    flags = ("--max-num-seqs=2", "--max-queued-requests=8", "--kv-cache-pages=64")
+    limited = token_file(tmp_path, "max_concurrent=4")
+    with ServerProcess(STORIES_MODEL, *flags, limited) as server:
+        stop = threading.Event()
+        codes: list[grpc.StatusCode] = []
+        threads = [
+            threading.Thread(target=flood, args=(server.address, stop, codes)) for _ in range(12)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            assert eventually(lambda: Code.RESOURCE_EXHAUSTED in codes and Code.OK in codes)
+            with server.client(token=BOB) as bob:
+                for _ in range(10):
+                    response = bob.generate([1, 300], max_tokens=4, ignore_eos=True, timeout=60)
+                    assert response.usage.completion_tokens == 4
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(60)
+        assert set(codes) == {Code.OK, Code.RESOURCE_EXHAUSTED}
+
+
+def test_an_unlimited_caller_fills_the_queue_of_all(tmp_path: Path) -> None:
+    """The queue has one bound for everybody. Whoever is refused is told when to come back, and is
+    served once there is room."""
+    flags = ("--max-num-seqs=16", "--max-queued-requests=2", "--kv-cache-pages=512")
+    with ServerProcess(STORIES_MODEL, *flags, token_file(tmp_path)) as server:
+        with server.client(token=ALICE) as alice, server.client(token=BOB) as bob:
+            # 16 choices of a thousand tokens take every slot for seconds.
+            streams = [alice.stream([1, 300], n=16, ignore_eos=True)]
+            next(streams[0])
+            streams += [alice.stream([1, 300], ignore_eos=True) for _ in range(2)]
+            assert eventually(lambda: server.stats().requests_waiting == 2)
+            with pytest.raises(grpc.RpcError) as refusal:
+                bob.generate([1, 300], max_tokens=1)
+            assert refusal.value.code() == Code.RESOURCE_EXHAUSTED
+            assert int(dict(refusal.value.trailing_metadata())["retry-after-ms"]) > 0
+            for stream in streams:
+                stream.cancel()
+            assert eventually(lambda: server.stats().requests_waiting == 0)
+            assert bob.generate([1, 300], max_tokens=1).usage.completion_tokens == 1
+
+
+INFO = "/parallax.v1.InferenceService/GetModelInfo"
+FORGED = b'x\n{"level":"error","event":"forged"}\n'
+
+
+def test_a_header_with_a_line_break_forges_no_log_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC's own error lines quote headers as they came, so deploy/ runs servers without them."""
+    monkeypatch.setenv("GRPC_VERBOSITY", "NONE")
+    names = (b"te", b":scheme", b"grpc-timeout", b"grpc-encoding", b"content-type", b"x-note")
+    with ServerProcess("null") as server:
+        for name in names:
+            send_call(server.address, INFO, {name: FORGED})
+        assert server.stop() == 0
+        for line in server.log().splitlines():
+            assert json.loads(line)["event"] != "forged"
+
+
+@pytest.mark.parametrize("header", [b"te", b":scheme", b"grpclb_client_stats"])
+@pytest.mark.parametrize("excess", [9000, 40000])
+def test_bad_headers_beyond_the_size_limit_end_no_server(
+    null_server: ServerProcess, header: bytes, excess: int
+) -> None:
+    """CVE-2023-1428: these made some versions of gRPC abort the process."""
+    send_call(null_server.address, INFO, {header: b"x", b"x-large": b"a" * excess})
+    with null_server.client() as client:
+        assert client.model_info().name == "null"
