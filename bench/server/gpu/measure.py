@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Measures parallax-server on a GPU, through gRPC, with parallax-loadgen.
 
-  measure.py --install DIR --out DIR [--only SCENARIO ...] [--seconds N] [--soak-seconds N]
+  measure.py --install DIR --out DIR [--step-bench FILE] [--only SCENARIO ...] [--seconds N]
+             [--soak-seconds N] [--commit HASH]
 
 DIR of --install holds bin/parallax-server and bin/parallax-loadgen. A scenario is a server (a
 reference shape with random weights, its flags) and the loads that it is given one after the
 other. For each load the result holds loadgen's own report and what the server's /metrics counted
 meanwhile: time, bytes and flops of the GPU by kind of step, from which the utilisations follow.
 A load may have a background: streams that run all the while, with a report of their own. The
-soak also compares memory and pages before and after.
+soak also compares memory and pages before and after. With --step-bench, that program measures a
+plain read of the GPU's memory before each scenario; utilisations are given of that, too.
 """
 
 import argparse
@@ -26,6 +28,7 @@ LOADS = {
     "one_stream": ["--concurrency=1", "--prompt_tokens=1024", "--output_tokens=256"],
     "prompt_8k": ["--concurrency=1", "--prompt_tokens=8192", "--output_tokens=2"],
     "streams_32": ["--concurrency=32", "--prompt_tokens=1024", "--output_tokens=1024"],
+    "streams_128_short": ["--concurrency=128", "--prompt_tokens=32", "--output_tokens=512"],
     "streams_64_2k": ["--concurrency=64", "--prompt_tokens=1536", "--output_tokens=1024"],
     "streams_128_2k": ["--concurrency=128", "--prompt_tokens=1536", "--output_tokens=1024"],
     "prompt_8k_beside_32": ["--concurrency=1", "--prompt_tokens=8192", "--output_tokens=2"],
@@ -41,7 +44,7 @@ BACKGROUND_LEAD_SECONDS = 3.0
 LEAST_SECONDS = {"streams_128_2k": 24.0, "streams_64_2k": 24.0}
 # name: (shape, server flags, loads)
 SCENARIOS = {
-    "0.6b": ("0.6b", [], ["one_stream", "streams_128_2k"]),
+    "0.6b": ("0.6b", [], ["one_stream", "streams_128_2k", "streams_128_short"]),
     "1.7b": ("1.7b", [], ["one_stream", "prompt_8k", "streams_32", "streams_128_2k"]),
     "8b": ("8b", ["--max-num-seqs=64"], ["one_stream", "streams_64_2k"]),
     "1.7b-mixed": ("1.7b", [], ["prompt_8k_beside_32"]),
@@ -165,6 +168,13 @@ def without_histograms(value):
     return value
 
 
+def plain_read(step_bench: Path, shape: str) -> float:
+    """TB/s of a plain read of as much memory as a step of the shape reads."""
+    command = [str(step_bench), str(HERE / "shapes" / shape), "1:1024"]
+    line = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return json.loads(line)["plain_read_tb_per_s"]
+
+
 def resting(metrics: dict[str, float]) -> dict[str, float]:
     """What must be the same before and after a load."""
     parts = ("gpu_memory", "kv_pages", "requests_running", "requests_waiting")
@@ -217,6 +227,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--install", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--step-bench", type=Path, help="build/bench/server/gpu/step_bench")
     parser.add_argument("--only", nargs="*", default=list(SCENARIOS))
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--soak-seconds", type=float, default=360)
@@ -226,15 +237,19 @@ def main() -> int:
     results = []
     for name in args.only:
         shape, flags, loads = SCENARIOS[name]
+        read = plain_read(args.step_bench, shape) if args.step_bench else None
         server = Server(args.install, args.out, shape, flags)
         print(f"{name}: serving after {server.start_seconds:.1f} s", flush=True)
         runs = []
         for load in loads:
             seconds = args.soak_seconds if load == "soak" else args.seconds
-            runs.append(run_load(server, args.install, args.out, name, load, seconds))
+            run = run_load(server, args.install, args.out, name, load, seconds)
+            for work in run["gpu"].values():
+                work["of_plain_read"] = work["tb_per_s"] / read if read else None
+            runs.append(run)
         status = server.stop()
         results.append({"scenario": name, "start_seconds": server.start_seconds,
-                        "server_exit": status, "runs": runs})
+                        "plain_read_tb_per_s": read, "server_exit": status, "runs": runs})
         for run in runs:
             print(name, run["load"], json.dumps(run["gpu"]), run["busiest_threads"], flush=True)
     document = {"commit": args.commit, **machine(), "scenarios": results}
