@@ -19,6 +19,7 @@ Code = grpc.StatusCode
 ALICE, BOB = "alice-0123456789abcdef", "bob-fedcba9876543210"
 LONG_PROMPT = "A beginning that fills a page of the cache and more. " * 10
 PAGE_TOKENS = 64
+INFO = "/parallax.v1.InferenceService/GetModelInfo"
 
 
 def token_file(folder: Path, alices_limits: str = "") -> str:
@@ -59,6 +60,17 @@ def test_without_a_prefix_cache_nothing_is_shared() -> None:
     flags = ("--kv-cache-pages=128", "--no-prefix-cache")
     with ServerProcess(STORIES_MODEL, *flags) as server, server.client() as client:
         assert [cached_tokens(client) for _ in range(2)] == [0, 0]
+
+
+def test_of_two_authorizations_neither_counts(tmp_path: Path) -> None:
+    with ServerProcess("null", token_file(tmp_path)) as server:
+        with grpc.insecure_channel(server.address) as channel:
+            call = channel.unary_unary(INFO)
+            header = ("authorization", f"Bearer {ALICE}")
+            assert call(b"", metadata=[header])
+            with pytest.raises(grpc.RpcError) as refusal:
+                call(b"", metadata=[header, header])
+            assert refusal.value.code() == Code.UNAUTHENTICATED
 
 
 def test_all_users_of_one_gateway_share_the_cache(tmp_path: Path) -> None:
@@ -134,7 +146,6 @@ def test_an_unlimited_caller_fills_the_queue_of_all(tmp_path: Path) -> None:
             assert bob.generate([1, 300], max_tokens=1).usage.completion_tokens == 1
 
 
-INFO = "/parallax.v1.InferenceService/GetModelInfo"
 FORGED = b'x\n{"level":"error","event":"forged"}\n'
 
 
