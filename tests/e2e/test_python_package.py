@@ -30,7 +30,7 @@ def run(*command: object, status: int = 0) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
