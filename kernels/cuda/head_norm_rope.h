@@ -9,6 +9,9 @@
 // others. Their ranges are the caller's promise: positions lie in the table, slots below
 // num_pages * kPageSize and no slot occurs twice. A negative slot writes neither k nor v.
 //
+// The kernel before on the stream must write none of positions, slot_mapping, table and the norm
+// weights: they are read before that one has ended.
+//
 // Thread safety: as Stream. Errors: KernelError for shapes and dtypes.
 #ifndef PARALLAX_KERNELS_CUDA_HEAD_NORM_ROPE_H_
 #define PARALLAX_KERNELS_CUDA_HEAD_NORM_ROPE_H_

@@ -3,6 +3,8 @@
 //
 // A row's result depends on that row alone, bit for bit.
 //
+// The kernel before on the stream must not write `weight`, which is read before that one has ended.
+//
 // Thread safety: as Stream. Errors: KernelError for shapes and dtypes.
 #ifndef PARALLAX_KERNELS_CUDA_RMS_NORM_H_
 #define PARALLAX_KERNELS_CUDA_RMS_NORM_H_

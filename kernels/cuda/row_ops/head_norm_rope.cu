@@ -46,27 +46,29 @@ struct HeadPart {
   Vector high;
 };
 
-// x * factor * weight.
-__device__ void Scale(const float* weight, float factor, int low, int high, HeadPart& x) {
-  const Vector low_weight = LoadVector(weight + low);
-  const Vector high_weight = LoadVector(weight + high);
+template <typename T>
+__device__ HeadPart LoadPart(const T* head, int low, int high) {
+  return {LoadVector(head + low), LoadVector(head + high)};
+}
+
+__device__ void Scale(float factor, const HeadPart& weight, HeadPart& x) {
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
-    x.low.v[i] = x.low.v[i] * factor * low_weight.v[i];
-    x.high.v[i] = x.high.v[i] * factor * high_weight.v[i];
+    x.low.v[i] = x.low.v[i] * factor * weight.low.v[i];
+    x.high.v[i] = x.high.v[i] * factor * weight.high.v[i];
   }
 }
 
-// Half-split rotation; see kernels/rope.h.
-__device__ void Rotate(const float* table_row, int low, int high, HeadPart& x) {
-  const Vector cosine = LoadVector(table_row + low);
-  const Vector sine = LoadVector(table_row + high);
+// Half-split rotation; see kernels/rope.h. A row of the table: cosines, then sines.
+__device__ void Rotate(const HeadPart& table_row, HeadPart& x) {
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
     const float a = x.low.v[i];
     const float b = x.high.v[i];
-    x.low.v[i] = fmaf(-b, sine.v[i], a * cosine.v[i]);
-    x.high.v[i] = fmaf(a, sine.v[i], b * cosine.v[i]);
+    const float cosine = table_row.low.v[i];
+    const float sine = table_row.high.v[i];
+    x.low.v[i] = fmaf(-b, sine, a * cosine);
+    x.high.v[i] = fmaf(a, sine, b * cosine);
   }
 }
 
@@ -80,26 +82,31 @@ __global__ void __launch_bounds__(kThreads) HeadNormRopeKernel(KernelParams para
   const int low = threadIdx.x % Lanes * kVector;
   const int high = low + kHeadDim / 2;
   const bool active = head < params.num_heads;
-  HeadPart x = {};
-  WaitForPrecedingKernel();
-  if (active) {
-    const __nv_bfloat16* const from =
-        params.qrkv + token * params.qrkv_stride + int64_t{head} * kHeadDim;
-    x = {LoadVector(from + low), LoadVector(from + high)};
-  }
   const bool is_q = head < params.r_begin;
   const bool is_r = !is_q && head < params.k_begin;
   const bool is_v = head >= params.v_begin;
+  const float* const weight = is_q ? params.q_weight : is_r ? params.r_weight : params.k_weight;
+  const bool is_scaled = active && !is_v && weight != nullptr;
+  // The preceding kernel writes none of these: they arrive while it ends.
+  HeadPart scale = {};
+  HeadPart table_row = {};
+  int64_t slot = -1;
+  if (is_scaled) scale = LoadPart(weight, low, high);
+  if (active && !is_v) {
+    const int64_t position = params.positions[token];
+    table_row = LoadPart(params.table + position * params.table_stride, low, high);
+  }
+  if (active && !is_q && !is_r) slot = params.slot_mapping[token];
+  HeadPart x = {};
+  WaitForPrecedingKernel();
+  if (active) {
+    x = LoadPart(params.qrkv + token * params.qrkv_stride + int64_t{head} * kHeadDim, low, high);
+  }
   // Outside the branches, for all lanes take part.
   const float squares = SumOverLanes<Lanes>(SumOfSquares(x.low) + SumOfSquares(x.high));
   if (!active) return;
-  if (!is_v) {
-    const float* const weight = is_q ? params.q_weight : is_r ? params.r_weight : params.k_weight;
-    if (weight != nullptr) {
-      Scale(weight, 1.0f / sqrtf(squares / kHeadDim + params.epsilon), low, high, x);
-    }
-    Rotate(params.table + params.positions[token] * params.table_stride, low, high, x);
-  }
+  if (is_scaled) Scale(1.0f / sqrtf(squares / kHeadDim + params.epsilon), scale, x);
+  if (!is_v) Rotate(table_row, x);
   if (is_q || is_r) {
     const QueryHeads& to = is_q ? params.q : params.r;
     const int query_head = is_q ? head : head - params.r_begin;
@@ -108,7 +115,6 @@ __global__ void __launch_bounds__(kThreads) HeadNormRopeKernel(KernelParams para
     StoreVector(x.high, out + high);
     return;
   }
-  const int64_t slot = params.slot_mapping[token];
   if (slot < 0) return;
   const int64_t page = slot / kPageSize;
   const int offset = static_cast<int>(slot % kPageSize);

@@ -42,6 +42,12 @@ __global__ void __launch_bounds__(kMaxThreads) AddRmsNormKernel(NormRows rows) {
   LetNextKernelStart();
   const int64_t row = blockIdx.x;
   const float* const residual = rows.residual + row * rows.residual_stride;
+  Vector weight[Vectors];
+#pragma unroll
+  for (int i = 0; i < Vectors; ++i) {
+    const int column = (i * blockDim.x + threadIdx.x) * kVector;
+    if (column < rows.hidden) weight[i] = LoadVector(rows.weight + column);
+  }
   Vector held[Vectors];
   float squares = 0.0f;
   WaitForPrecedingKernel();
@@ -64,9 +70,8 @@ __global__ void __launch_bounds__(kMaxThreads) AddRmsNormKernel(NormRows rows) {
   for (int i = 0; i < Vectors; ++i) {
     const int column = (i * blockDim.x + threadIdx.x) * kVector;
     if (column >= rows.hidden) break;
-    const Vector weight = LoadVector(rows.weight + column);
 #pragma unroll
-    for (int e = 0; e < kVector; ++e) held[i].v[e] = held[i].v[e] * factor * weight.v[e];
+    for (int e = 0; e < kVector; ++e) held[i].v[e] = held[i].v[e] * factor * weight[i].v[e];
     StoreVector(held[i], rows.out + row * rows.out_stride + column);
   }
 }
