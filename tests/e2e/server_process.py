@@ -26,7 +26,11 @@ START_SECONDS = 120
 
 
 class ServerProcess:
-    """Running from construction to `stop` or the end of the `with` block."""
+    """Running from construction to `stop` or the end of the `with` block.
+
+    A model's server also gets the flags in PARALLAX_SERVER_FLAGS, before the test's own: with them
+    the same tests run over another backend.
+    """
 
     def __init__(self, model: str | Path, *flags: str) -> None:
         self._log = tempfile.NamedTemporaryFile("w+", prefix="parallax-server-", suffix=".log")
@@ -37,6 +41,7 @@ class ServerProcess:
                 "--listen=127.0.0.1:0",
                 "--admin-listen=127.0.0.1:0",
                 "--metrics-listen=127.0.0.1:0",
+                *(os.environ.get("PARALLAX_SERVER_FLAGS", "").split() if model != "null" else ()),
                 *flags,
             ],
             stdin=subprocess.DEVNULL,

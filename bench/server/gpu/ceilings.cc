@@ -51,10 +51,9 @@ double GemmFlopsPerSecond(const kernels::cuda::OwnedStream& stream) {
   params.tokens = params.num_outputs = params.num_inputs = kSide;
   LinearPlans plans(kernels::cuda::ReadDeviceProperties(0));
   plans.Tune({&params, 1}, workspace.bytes(), stream.stream());
-  const double microseconds =
-      MedianMicroseconds(1, kRepeats, [&](const kernels::Stream& timed, int) {
-        plans.Run(params, workspace.bytes(), timed);
-      });
+  const double microseconds = MedianMicroseconds(
+      1, kRepeats,
+      [&](const kernels::Stream& timed, int) { plans.Run(params, workspace.bytes(), timed); });
   return 2.0 * kSide * kSide * kSide / microseconds * 1e6;
 }
 
