@@ -355,7 +355,7 @@ void CudaModelRunner::RunStep(const ForwardBatch& batch, Flight& flight) {
   flight.cost = cost_model_.CostOf(batch, graph);
   flight.began.Record(stream);
   if (graph) {
-    const auto& [bucket, captured] = *decode_graphs_.lower_bound(shape.tokens);
+    const auto& [bucket, captured] = *decode_graphs_.lower_bound(shape.decode_rows());
     const int page_copies = shape.page_copies;
     shape = DecodeShape(bucket);
     shape.page_copies = page_copies;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/check.h"
+
 namespace parallax {
 
 using kernels::LogitBias;
@@ -29,6 +31,11 @@ int LeadingDecodeSequences(const ForwardBatch& batch) {
   return count;
 }
 
+void CheckFits(const char* array, size_t used, size_t size) {
+  kernels::Check(used <= size, "PackStep", array, "no more than the shape has",
+                 static_cast<double>(used));
+}
+
 // Fills the array's tail, the padding.
 template <typename T>
 void FillTail(std::span<T> array, size_t used, T value) {
@@ -43,18 +50,21 @@ class StepPacker {
 
   void PackTokens() {
     const std::span<int32_t> ids = Array<int32_t>(layout_.token_ids, shape_.tokens);
+    CheckFits("token_ids", batch_.token_ids.size(), ids.size());
     for (int s = 0; s < batch_.num_sequences(); ++s) {
       for (int row = batch_.query_start[s]; row < batch_.query_start[s + 1]; ++row) {
         ids[row] = Token(row, batch_.sequence_slots[s]);
       }
     }
     FillTail(ids, batch_.token_ids.size(), 0);
-    Copy(batch_.positions, Array<int32_t>(layout_.positions, shape_.tokens), 0);
-    Copy(batch_.slot_mapping, Array<int64_t>(layout_.slot_mapping, shape_.tokens), int64_t{-1});
+    Copy("positions", batch_.positions, Array<int32_t>(layout_.positions, shape_.tokens), 0);
+    Copy("slot_mapping", batch_.slot_mapping, Array<int64_t>(layout_.slot_mapping, shape_.tokens),
+         int64_t{-1});
   }
 
   void PackSequences() {
-    Copy(batch_.context_len, Array<int32_t>(layout_.context_len, shape_.sequences), 0);
+    Copy("context_len", batch_.context_len, Array<int32_t>(layout_.context_len, shape_.sequences),
+         0);
     const std::span<int32_t> starts =
         Array<int32_t>(layout_.prefill_query_start, shape_.prefill_sequences() + 1);
     starts[0] = 0;
@@ -65,9 +75,11 @@ class StepPacker {
   }
 
   void PackSamples(bool all_logits) {
-    Copy(batch_.logits_rows, Array<int32_t>(layout_.logits_rows, shape_.logits_rows), -1);
+    Copy("logits_rows", batch_.logits_rows, Array<int32_t>(layout_.logits_rows, shape_.logits_rows),
+         -1);
     const std::span<DeviceSamplingRow> rows =
         Array<DeviceSamplingRow>(layout_.sampling_rows, shape_.samples);
+    CheckFits("samples", batch_.samples.size(), rows.size());
     for (size_t i = 0; i < batch_.samples.size(); ++i) {
       const SampleTask& task = batch_.samples[i];
       const SlotState& slot = slots_[task.slot];
@@ -112,7 +124,8 @@ class StepPacker {
   }
 
   template <typename T>
-  static void Copy(const std::vector<T>& from, std::span<T> to, T padding) {
+  static void Copy(const char* array, const std::vector<T>& from, std::span<T> to, T padding) {
+    CheckFits(array, from.size(), to.size());
     std::copy(from.begin(), from.end(), to.begin());
     FillTail(to, from.size(), padding);
   }

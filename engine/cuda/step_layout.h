@@ -16,6 +16,7 @@
 #ifndef PARALLAX_ENGINE_CUDA_STEP_LAYOUT_H_
 #define PARALLAX_ENGINE_CUDA_STEP_LAYOUT_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -40,6 +41,8 @@ struct StepShape {
   int prefill_sequences() const { return sequences - decode_sequences; }
   int prefill_tokens() const { return tokens - decode_sequences; }
   bool decode_only() const { return prefill_sequences() == 0 && scored_rows == 0; }
+  /// What a decode step must be padded to at least. Several choices may be sampled from one row.
+  int decode_rows() const { return std::max(tokens, samples); }
 };
 
 StepShape ShapeOf(const ForwardBatch& batch);
@@ -65,9 +68,10 @@ struct StepLayout {
 };
 
 /// Writes the batch into `block`, padded to `shape` (ShapeOf(batch), or DecodeShape of at least
-/// as many sequences with the batch's page copies). With all_logits, row i of the logits is token
+/// its decode_rows() with the batch's page copies). With all_logits, row i of the logits is token
 /// row i; else it is that of logits_rows[i].
 /// Rows of prompts are scored in groups of `score_group` rows of logits.
+/// Throws KernelError, naming the array, when the batch does not fit the shape.
 void PackStep(const ForwardBatch& batch, const StepShape& shape, bool all_logits, int score_group,
               std::span<const SlotState> slots, std::byte* block);
 

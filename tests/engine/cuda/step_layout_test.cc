@@ -7,6 +7,7 @@
 
 #include "engine/cuda/slot_table.h"
 #include "gtest/gtest.h"
+#include "kernels/check.h"
 
 namespace parallax {
 namespace {
@@ -170,6 +171,39 @@ TEST(PackStep, SamplesTheRowsThatAskForIt) {
   const auto eager_rows = eager.Array<DeviceSamplingRow>(eager.layout().sampling_rows, 2);
   EXPECT_EQ(eager_rows[0].logits_index, 0);
   EXPECT_EQ(eager_rows[1].logits_index, 0);
+}
+
+// n choices of a prompt of one token, or of one that the prefix cache holds but for a token.
+TEST(PackStep, MoreChoicesThanRowsNeedTheLargerBucket) {
+  ForwardBatch batch;
+  AddSequence(batch, 0, 1, 1);
+  for (int slot = 1; slot < 4; ++slot) {
+    batch.samples.push_back({.logits_index = 0, .slot = slot, .output_position = 0});
+  }
+  const StepShape shape = ShapeOf(batch);
+  ASSERT_TRUE(shape.decode_only());
+  EXPECT_EQ(shape.decode_rows(), 4);
+  const std::vector<SlotState> slots = MakeSlots(4);
+  const Packed packed(batch, DecodeShape(shape.decode_rows()), /*all_logits=*/true, slots);
+  const StepLayout& at = packed.layout();
+  const auto rows = packed.Array<DeviceSamplingRow>(at.sampling_rows, 4);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(rows[i].slot, i);
+    EXPECT_EQ(rows[i].logits_index, 0);
+  }
+  EXPECT_EQ(packed.Array<int32_t>(at.context_len, 4), (std::vector<int32_t>{1, 0, 0, 0}));
+  EXPECT_EQ(packed.Array<int64_t>(at.slot_mapping, 4), (std::vector<int64_t>{0, -1, -1, -1}));
+}
+
+TEST(PackStep, RefusesABatchThatTheShapeDoesNotHold) {
+  const std::vector<SlotState> slots = MakeSlots(4);
+  ForwardBatch choices;
+  AddSequence(choices, 0, 1, 1);
+  choices.samples.resize(4, choices.samples[0]);
+  EXPECT_THROW(Packed(choices, DecodeShape(1), true, slots), kernels::KernelError);
+  ForwardBatch sequences;
+  for (int slot = 0; slot < 3; ++slot) AddSequence(sequences, slot, 1, 5);
+  EXPECT_THROW(Packed(sequences, DecodeShape(2), true, slots), kernels::KernelError);
 }
 
 TEST(PackStep, BansIdsUntilMinTokens) {
