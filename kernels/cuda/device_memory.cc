@@ -32,7 +32,9 @@ DeviceBuffer::DeviceBuffer(size_t bytes, const std::string& purpose) : size_(byt
   void* data = nullptr;
   CheckAllocated(cudaMalloc(&data, bytes), purpose, bytes);
   data_.reset(static_cast<std::byte*>(data));
+  // The legacy stream clears it, for which streams of their own do not wait.
   CheckCuda(cudaMemset(data, 0, bytes), purpose, "cudaMemset");
+  CheckCuda(cudaStreamSynchronize(cudaStreamLegacy), purpose, "cudaMemset");
 }
 
 void DeviceBuffer::Free::operator()(std::byte* data) const { cudaFree(data); }

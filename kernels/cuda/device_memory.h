@@ -26,7 +26,8 @@ DeviceMemoryInfo ReadDeviceMemoryInfo();
 // How many GPUs this process can use; 0 without a driver.
 int DeviceCount();
 
-// Zeroed memory of the current device, 256-byte aligned.
+// Memory of the current device, 256-byte aligned. It is zero when the constructor returns, for
+// whichever stream uses it.
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;

@@ -40,6 +40,10 @@ void Event::Synchronize() const {
   CheckCuda(cudaEventSynchronize(event_.get()), kOp, "cudaEventSynchronize");
 }
 
+void Event::HoldBack(const Stream& stream) const {
+  CheckCuda(cudaStreamWaitEvent(stream.cuda_stream(), event_.get()), kOp, "cudaStreamWaitEvent");
+}
+
 float Event::ElapsedMilliseconds(const Event& begin, const Event& end) {
   float milliseconds = 0.0f;
   CheckCuda(cudaEventElapsedTime(&milliseconds, begin.event_.get(), end.event_.get()), kOp,

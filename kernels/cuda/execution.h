@@ -40,6 +40,8 @@ class Event {
 
   void Record(const Stream& stream);
   void Synchronize() const;
+  // What is enqueued on the stream from here on runs after the event.
+  void HoldBack(const Stream& stream) const;
   // Between two events that have both been reached.
   static float ElapsedMilliseconds(const Event& begin, const Event& end);
 
