@@ -17,7 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 import page  # noqa: E402
 import plots  # noqa: E402
-from results import ResultError, Run, load_runs  # noqa: E402
+from results import ResultError, Run, load_files  # noqa: E402
 
 Picture = tuple[str, str, Optional["plots.Figure"]]
 
@@ -26,7 +26,7 @@ def pictures(runs: Sequence[Run]) -> Iterator[Picture]:
     """(file stem, caption, figure or None) of everything the runs can show."""
     yield ("frontier_ttft", "Throughput against TTFT", plots.frontier(runs, "ttft", "p99"))
     yield ("frontier_tpot", "Throughput against TPOT", plots.frontier(runs, "tpot", "p99"))
-    yield ("heat_map", "Throughput over batch and context", plots.heat_map(runs))
+    yield ("heat_map", "Throughput over batch and context", plots.heat_maps(runs))
     yield ("ttft", "TTFT, all percentiles", plots.percentile_curves(runs, "ttft"))
     yield ("itl", "ITL, all percentiles", plots.percentile_curves(runs, "itl"))
     yield ("timeline", "The fastest run, second by second",
@@ -75,16 +75,16 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if options.compare and len(options.files) != 2:
         parser.error("--compare needs exactly two files")
     try:
-        runs = load_runs(options.files)
+        files = load_files(options.files)
         comparison = None
         if options.compare:
-            before, after = (load_runs([path]) for path in options.files)
-            comparison = page.comparison_table(before, after)
+            comparison = page.comparison_table(*files)
             if comparison is None:
                 raise ResultError("the two files share no run of the same load and lengths")
     except ResultError as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
+    runs = [run for file in files for run in file]
     for path in write_report(options.out, options.title, runs, comparison):
         print(path)
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+from collections import Counter
 from typing import Any, Optional, Sequence
 
 SCHEMA_VERSION = 1
@@ -26,7 +27,7 @@ class ResultError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One measured run. `source` is the label that tells files apart in plots."""
+    """One measured run. `source` tells its file apart from the others of a report."""
 
     source: str
     document: dict[str, Any]
@@ -40,6 +41,11 @@ class Run:
     @property
     def is_closed_loop(self) -> bool:
         return "concurrency" in self.document["options"]
+
+    @property
+    def arrival(self) -> str:
+        """"closed" for a closed loop, or the arrival process of an open one."""
+        return "closed" if self.is_closed_loop else self.document["options"]["arrival"]
 
     @property
     def prompt_tokens(self) -> str:
@@ -68,24 +74,43 @@ class Run:
 
     @property
     def name(self) -> str:
-        load = f"{self.load:g} at once" if self.is_closed_loop else f"{self.load:g} req/s"
-        return f"{load}, {self.prompt_tokens} in, {self.output_tokens} out"
+        load = "at once" if self.is_closed_loop else f"req/s {self.arrival}"
+        return f"{self.load:g} {load}, {self.prompt_tokens} in, {self.output_tokens} out"
 
     @property
-    def key(self) -> tuple[float, str, str]:
+    def shape(self) -> tuple[str, str, str]:
+        """What the runs under rising load of one sweep have in common."""
+        return (self.arrival, self.prompt_tokens, self.output_tokens)
+
+    @property
+    def key(self) -> tuple[float, str, str, str]:
         """What two files must share for their runs to be compared."""
-        return (self.load, self.prompt_tokens, self.output_tokens)
+        return (self.load, *self.shape)
 
 
-def load_runs(paths: Sequence[pathlib.Path]) -> list[Run]:
-    """All runs of all files, in order. Raises ResultError."""
-    runs: list[Run] = []
-    for path in paths:
-        runs.extend(_load_file(path))
-    return runs
+def load_files(paths: Sequence[pathlib.Path]) -> list[list[Run]]:
+    """The runs of each file, every file a source of its own. Raises ResultError."""
+    files = [_documents(path) for path in paths]
+    names = unique_names([
+        (documents[0].get("label") or path.stem, path.stem, str(path.with_suffix("")))
+        for path, documents in zip(paths, files)])
+    return [[Run(name, document) for document in documents]
+            for name, documents in zip(names, files)]
 
 
-def _load_file(path: pathlib.Path) -> list[Run]:
+def unique_names(candidates: Sequence[Sequence[str]]) -> list[str]:
+    """For each element the first of its candidates that no other one has; numbered if none is."""
+    names = [element[0] for element in candidates]
+    for level in range(1, max(map(len, candidates))):
+        count = Counter(names)
+        names = [element[level] if count[name] > 1 else name
+                 for name, element in zip(names, candidates)]
+    count = Counter(names)
+    return [f"{name} ({number})" if count[name] > 1 else name
+            for number, name in enumerate(names, 1)]
+
+
+def _documents(path: pathlib.Path) -> list[dict[str, Any]]:
     try:
         document = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
@@ -95,4 +120,4 @@ def _load_file(path: pathlib.Path) -> list[Run]:
     documents = [run["result"] for run in document["runs"]] if "runs" in document else [document]
     if not documents:
         raise ResultError(f"{path}: no run in it yet")
-    return [Run(source=documents[0].get("label") or path.stem, document=d) for d in documents]
+    return documents
