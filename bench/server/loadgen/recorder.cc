@@ -128,6 +128,7 @@ void Recorder::CountOutcome(const StreamRecord& record, Tally* tally) const {
 }
 
 bool Recorder::MeetsSlo(const StreamRecord& record) const {
+  if (record.first_token_ns == 0) return false;
   const double ttft = Milliseconds(static_cast<double>(record.first_token_ns - record.intended_ns));
   const double e2e = Milliseconds(static_cast<double>(record.done_ns - record.intended_ns));
   return (slo_.ttft_ms <= 0.0 || ttft <= slo_.ttft_ms) &&
