@@ -49,7 +49,6 @@ struct Activations {
   __nv_bfloat16* hidden;
   __nv_bfloat16* block;  // an attention block's tensors, or an MLP's
   __nv_bfloat16* gathered;
-  __nv_bfloat16* zero_probe;
   float* logits;
   float* rope_table;
   std::byte* linear_workspace;
@@ -65,7 +64,6 @@ Activations Place(const ModelConfig& config, const CudaDecoderOptions& options, 
   place.hidden = arena.Take<__nv_bfloat16>(tokens * config.hidden_size);
   place.block = arena.Take<__nv_bfloat16>(tokens * block_width);
   place.gathered = arena.Take<__nv_bfloat16>(options.max_logits_rows * config.hidden_size);
-  place.zero_probe = arena.Take<__nv_bfloat16>(config.q_rows());
   place.logits = arena.Take<float>(options.max_logits_rows * config.vocab_size);
   place.rope_table = arena.Take<float>(options.max_context_tokens * config.head_dim);
   place.linear_workspace_bytes =
@@ -123,7 +121,6 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, const DeviceWeights& weights
   qrkv_ = activated_ = place.block;
   attended_ = qrkv_ + options.max_tokens * config.qrkv_rows();
   gathered_ = place.gathered;
-  zero_probe_ = place.zero_probe;
   logits_ = place.logits;
   rope_table_ = place.rope_table;
   linear_workspace_ = {place.linear_workspace, place.linear_workspace_bytes};
@@ -307,9 +304,9 @@ void CudaDecoder::Attend(const StepShape& shape, const DeviceStep& step, int32_t
     const int first = shape.decode_sequences;  // sequences and rows alike
     kernels::cuda::ParallaxPrefillParams prefill;
     prefill.q = Heads(qrkv_, first, shape.prefill_tokens(), width);
-    prefill.r = config_.has_probe
-                    ? Heads(qrkv_ + config_.q_rows(), first, shape.prefill_tokens(), width)
-                    : Heads(zero_probe_, 0, shape.prefill_tokens(), /*stride=*/0);
+    if (config_.has_probe) {
+      prefill.r = Heads(qrkv_ + config_.q_rows(), first, shape.prefill_tokens(), width);
+    }
     prefill.out = Heads(attended_, first, shape.prefill_tokens(), config_.q_rows());
     prefill.cache = cache;
     prefill.batch = shape.prefill_sequences();

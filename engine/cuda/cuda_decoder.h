@@ -5,8 +5,8 @@
 //   x         += Attention(q, r, cache) W_o^T
 //   x         += (silu(g) * u) W_down^T      [g u] = RMSNorm(x) W_gate_up^T
 // The sums into x, and the gate, are epilogues of the projections. Sequences of one row go
-// through the decode kernel, the others through prefill; a model without a probe prefills with
-// r = 0, which is softmax exactly.
+// through the decode kernel, the others through prefill; both compute softmax for a model without
+// a probe.
 //
 // Every call only enqueues, reads what varies on the device and can be captured.
 //
@@ -110,13 +110,12 @@ class CudaDecoder {
   kernels::cuda::DeviceBuffer memory_;
   kernels::cuda::DeviceBuffer probe_states_;
   // Within memory_. The attention block's tensors and the MLP's are never alive together.
-  float* residual_ = nullptr;            // [tokens, hidden]
-  __nv_bfloat16* hidden_ = nullptr;      // [tokens, hidden] normed; at the end, the output
-  __nv_bfloat16* qrkv_ = nullptr;        // [tokens, qrkv_rows]
-  __nv_bfloat16* attended_ = nullptr;    // [tokens, q_rows]
-  __nv_bfloat16* activated_ = nullptr;   // [tokens, intermediate], where qrkv_ is
-  __nv_bfloat16* gathered_ = nullptr;    // [logits rows, hidden]
-  __nv_bfloat16* zero_probe_ = nullptr;  // [q_rows] zeros, for models without a probe
+  float* residual_ = nullptr;           // [tokens, hidden]
+  __nv_bfloat16* hidden_ = nullptr;     // [tokens, hidden] normed; at the end, the output
+  __nv_bfloat16* qrkv_ = nullptr;       // [tokens, qrkv_rows]
+  __nv_bfloat16* attended_ = nullptr;   // [tokens, q_rows]
+  __nv_bfloat16* activated_ = nullptr;  // [tokens, intermediate], where qrkv_ is
+  __nv_bfloat16* gathered_ = nullptr;   // [logits rows, hidden]
   float* logits_ = nullptr;
   float* rope_table_ = nullptr;  // [max_context_tokens, head_dim]
   std::span<std::byte> linear_workspace_;
