@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/cuda/gpu_model_check.h"
 #include "engine/cuda/plan_file.h"
 #include "engine/runner/batch_validation.h"
 #include "engine/runner/memory_plan.h"
@@ -30,6 +31,7 @@ constexpr int64_t kGraphBytesPerBucket = int64_t{8} << 20;
 
 static_assert(SamplingParams::kMaxLogprobs <= kernels::kMaxTopLogprobs);
 static_assert(kPageTokens == kernels::kPageSize);
+static_assert(kMaxGpuQueryHeadsPerKvHead == kernels::cuda::kMaxDecodeGroupSize);
 
 int32_t WidestWindow(const std::vector<int32_t>& layer_windows) {
   const auto [least, most] = std::minmax_element(layer_windows.begin(), layer_windows.end());
@@ -55,12 +57,10 @@ absl::Status CheckOptions(const ModelConfig& config, const CudaModelRunnerOption
         absl::StrCat("max_num_batched_tokens = ", options.max_num_batched_tokens,
                      ": must be at least max_num_seqs, ", options.max_num_seqs));
   }
-  if (config.head_dim != 64 && config.head_dim != 128) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "head_dim = ", config.head_dim, ": the GPU's attention serves 64 and 128; use the CPU"));
-  }
-  return absl::OkStatus();
+  return CheckGpuServes(config);
 }
+
+double SecondsSince(absl::Time began) { return absl::ToDoubleSeconds(absl::Now() - began); }
 
 int32_t AppendTop(const SampleResult& sampled, StepResult& result) {
   const auto begin = static_cast<int32_t>(result.top_ids.size());
