@@ -5,6 +5,12 @@
 namespace parallax::kernels {
 namespace {
 
+std::string Message(std::string_view op, std::string_view operand, const std::string& problem) {
+  std::string message(op);
+  message.append(": ").append(operand).append(": ").append(problem);
+  return message;
+}
+
 void PrintExtents(std::ostringstream& out, const int64_t* extents, size_t rank) {
   out << '[';
   for (size_t axis = 0; axis < rank; ++axis) {
@@ -32,9 +38,16 @@ bool ShapeMatches(const ConstTensorView& tensor, std::initializer_list<int64_t> 
 }  // namespace
 
 void ThrowKernelError(std::string_view op, std::string_view operand, const std::string& problem) {
-  std::string message(op);
-  message.append(": ").append(operand).append(": ").append(problem);
-  throw KernelError(message);
+  throw KernelError(Message(op, operand, problem));
+}
+
+void ThrowOutOfMemory(std::string_view op, std::string_view operand, const std::string& problem) {
+  throw OutOfMemoryError(Message(op, operand, problem));
+}
+
+void ThrowMissingLibrary(std::string_view op, std::string_view library,
+                         const std::string& problem) {
+  throw MissingLibraryError(Message(op, library, problem));
 }
 
 void ThrowBuiltWithoutCuda(std::string_view op) {

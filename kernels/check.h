@@ -22,12 +22,28 @@ class KernelError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Memory that an op needs is not to be had, of the device or of the host.
+class OutOfMemoryError : public KernelError {
+ public:
+  using KernelError::KernelError;
+};
+
+// A shared library that is loaded at run time is not there, or not the right one.
+class MissingLibraryError : public KernelError {
+ public:
+  using KernelError::KernelError;
+};
+
 // Matches any extent in CheckTensor.
 inline constexpr int64_t kAnyExtent = -1;
 
 // Throws KernelError("<op>: <operand>: <problem>").
 [[noreturn]] void ThrowKernelError(std::string_view op, std::string_view operand,
                                    const std::string& problem);
+[[noreturn]] void ThrowOutOfMemory(std::string_view op, std::string_view operand,
+                                   const std::string& problem);
+[[noreturn]] void ThrowMissingLibrary(std::string_view op, std::string_view library,
+                                      const std::string& problem);
 
 // Throws the error of an op whose CUDA form is not part of this build.
 [[noreturn]] void ThrowBuiltWithoutCuda(std::string_view op);

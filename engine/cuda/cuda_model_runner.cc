@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/cuda/gpu_model_check.h"
 #include "engine/cuda/plan_file.h"
+#include "engine/cuda/preparation_status.h"
 #include "engine/runner/batch_validation.h"
 #include "engine/runner/memory_plan.h"
 #include "kernels/check.h"
@@ -100,7 +101,7 @@ absl::StatusOr<std::unique_ptr<CudaModelRunner>> CudaModelRunner::Create(
     if (auto status = runner->Prepare(source); !status.ok()) return status;
     return runner;
   } catch (const kernels::KernelError& error) {
-    return absl::InternalError(absl::StrCat("preparing the GPU: ", error.what()));
+    return PreparationStatus("preparing the GPU", error);
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("out of host memory while preparing the GPU backend");
   }
@@ -111,15 +112,8 @@ absl::Status CudaModelRunner::Prepare(TensorSource& source) {
   auto weights = LoadDeviceWeights(config_, source, stream_.stream());
   if (!weights.ok()) return weights.status();
   weights_ = *std::move(weights);
-  try {
-    AllocateSteps();
-    AllocatePages();
-  } catch (const kernels::KernelError& error) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(error.what(),
-                     ": lower the share of GPU memory, the number of sequences or "
-                     "the batched tokens"));
-  }
+  AllocateSteps();
+  AllocatePages();
   TuneLinearLayers();
   CaptureDecodeGraphs();
   Describe();

@@ -7,7 +7,7 @@
 #include <string>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "engine/cuda/preparation_status.h"
 #include "engine/models/tensor_layout.h"
 #include "kernels/check.h"
 #include "kernels/cuda/execution.h"
@@ -220,7 +220,7 @@ absl::StatusOr<std::unique_ptr<const DeviceWeights>> LoadDeviceWeights(
       return status;
     }
   } catch (const kernels::KernelError& error) {
-    return absl::ResourceExhaustedError(absl::StrCat("loading weights: ", error.what()));
+    return PreparationStatus("loading weights", error);
   }
   IgnoreSpareTensors(config, source);
   if (auto status = source.CheckAllUsed(); !status.ok()) return status;

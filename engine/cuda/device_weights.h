@@ -6,7 +6,7 @@
 // the type of the GPU's ops, on the way.
 //
 // Thread safety: immutable after loading.
-// Errors: those of TensorSource; RESOURCE_EXHAUSTED when the device has too little memory.
+// Errors: those of TensorSource and of PreparationStatus.
 #ifndef PARALLAX_ENGINE_CUDA_DEVICE_WEIGHTS_H_
 #define PARALLAX_ENGINE_CUDA_DEVICE_WEIGHTS_H_
 

@@ -8,8 +8,10 @@ namespace parallax::kernels::cuda {
 
 void CheckCuda(cudaError_t error, std::string_view op, std::string_view call) {
   if (error == cudaSuccess) return;
-  ThrowKernelError(op, call,
-                   std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error));
+  const std::string problem =
+      std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
+  if (error == cudaErrorMemoryAllocation) ThrowOutOfMemory(op, call, problem);
+  ThrowKernelError(op, call, problem);
 }
 
 }  // namespace parallax::kernels::cuda

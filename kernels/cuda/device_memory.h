@@ -2,7 +2,7 @@
 // them. All of it is allocated at start; a step only copies.
 //
 // Thread safety: movable values; copies are as Stream.
-// Errors: KernelError naming the purpose and the size when the memory cannot be had.
+// Errors: OutOfMemoryError naming the purpose and the size when the memory cannot be had.
 #ifndef PARALLAX_KERNELS_CUDA_DEVICE_MEMORY_H_
 #define PARALLAX_KERNELS_CUDA_DEVICE_MEMORY_H_
 

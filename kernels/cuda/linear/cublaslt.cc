@@ -13,8 +13,9 @@ constexpr char kOp[] = "LinearPlans";
 
 void CheckStatus(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  ThrowKernelError(kOp, "cuBLASLt",
-                   std::string(what) + " failed with status " + std::to_string(status));
+  const std::string problem = std::string(what) + " failed with status " + std::to_string(status);
+  if (status == CUBLAS_STATUS_ALLOC_FAILED) ThrowOutOfMemory(kOp, "cuBLASLt", problem);
+  ThrowKernelError(kOp, "cuBLASLt", problem);
 }
 
 cudaDataType_t OutputType(const MatmulShape& shape) {
@@ -31,7 +32,7 @@ struct CublasLt::Functions {
   struct Symbol {
     Symbol(void* library, const char* name)
         : call(reinterpret_cast<Function*>(dlsym(library, name))) {
-      if (call == nullptr) ThrowKernelError(kOp, "cuBLASLt", std::string("has no ") + name);
+      if (call == nullptr) ThrowMissingLibrary(kOp, "cuBLASLt", std::string("has no ") + name);
     }
     template <typename... Args>
     auto operator()(Args... args) const {
@@ -70,9 +71,9 @@ CublasLt::CublasLt() {
   const std::string name = "libcublasLt.so." + std::to_string(CUBLAS_VER_MAJOR);
   void* const library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
-    ThrowKernelError(kOp, "cuBLASLt",
-                     "cannot be loaded (" + std::string(dlerror()) +
-                         "); install it, or put its folder into LD_LIBRARY_PATH");
+    ThrowMissingLibrary(kOp, "cuBLASLt",
+                        "cannot be loaded (" + std::string(dlerror()) +
+                            "); install it, or put its folder into LD_LIBRARY_PATH");
   }
   functions_ = std::make_unique<Functions>(library);
   CheckStatus(functions_->create(&handle_), "cublasLtCreate");
