@@ -154,9 +154,10 @@ void EngineLoop::CollectStep() {
   const ScheduledBatch& batch = pipeline_.oldest();
   const int32_t rows = batch.prefill_tokens + batch.decode_tokens;
   // With two steps in flight the later one's time starts when the device gets to it.
-  deadlines_.NoteStep(rows, now - std::max(pipeline_.oldest_launched(), last_collected_));
+  const absl::Duration duration = now - std::max(pipeline_.oldest_launched(), last_collected_);
+  deadlines_.NoteStep(rows, duration);
   last_collected_ = now;
-  const StepStats step{.duration = now - pipeline_.oldest_launched(),
+  const StepStats step{.duration = duration,
                        .num_sequences = static_cast<int32_t>(batch.sequences.size()),
                        .prefill_tokens = batch.prefill_tokens,
                        .decode_tokens = batch.decode_tokens,

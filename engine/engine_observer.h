@@ -19,7 +19,7 @@ namespace parallax {
 
 /// One step, after its results were processed.
 struct StepStats {
-  absl::Duration duration;       // launch to collected
+  absl::Duration duration;       // from its launch, or the end of the step before, to collected
   int32_t num_sequences = 0;     // batch size
   int32_t prefill_tokens = 0;    // rows of prompts (and of recomputation)
   int32_t decode_tokens = 0;     // rows of running sequences

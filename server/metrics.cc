@@ -167,8 +167,10 @@ void ServerMetrics::CollectTimes(Families* families) const {
                families);
   AddHistogram("parallax:request_decode_time_seconds",
                "First to last token, of requests that had a token.", decode_time_, families);
-  AddHistogram("parallax:step_time_seconds", "One step of the engine, launch to collected.",
-               step_time_, families);
+  AddHistogram(
+      "parallax:step_time_seconds",
+      "One step of the engine: from its launch, or the end of the one before, to its results.",
+      step_time_, families);
 }
 
 void ServerMetrics::CollectSizes(Families* families) const {

@@ -24,6 +24,7 @@ struct ObserverCounts {
   int64_t completion_tokens = 0;
   int64_t tokens_generated = 0;
   int64_t steps = 0;
+  absl::Duration step_time;
   std::map<FinishReason, int64_t> reasons;
   std::map<absl::StatusCode, int64_t> codes;
   FinishedRequest last_finished;
@@ -52,6 +53,7 @@ class CountingObserver final : public EngineObserver {
   void OnStep(const StepStats& stats) override {
     MutexLock lock(&mutex_);
     ++counts_.steps;
+    counts_.step_time += stats.duration;
     counts_.tokens_generated += stats.tokens_generated;
   }
   void OnGauges(const EngineGauges& gauges) override {

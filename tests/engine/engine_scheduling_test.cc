@@ -133,6 +133,15 @@ TEST_P(EngineSchedulingTest, HopelessRequestIsDroppedFromTheQueueAndNeverRun) {
   EXPECT_LE(rows, 10 * 64 + 3 + 3) << "rows of the dropped prompt were run, seed " << seed;
 }
 
+// What the engine says of its steps adds up to no more than the time it had.
+TEST_P(EngineSchedulingTest, StepsDoNotCountTimeTwice) {
+  Start();
+  const absl::Time began = absl::Now();
+  EXPECT_TRUE(Run(MakeRequest(1000)).done->ok());
+  EXPECT_GE(observer.Counts().steps, 1000);
+  EXPECT_LE(observer.Counts().step_time, absl::Now() - began);
+}
+
 INSTANTIATE_TEST_SUITE_P(StepsInFlight, EngineSchedulingTest, ::testing::Values(1, 2));
 
 }  // namespace
