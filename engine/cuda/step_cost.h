@@ -3,11 +3,15 @@
 // Bytes: every weight once (of the embedding only the rows looked up, which are neglected) and
 // the keys and values that are read. Flops: two a weight and token in the layers, two a weight
 // and logits row in the head, and attention's: per (query row, visible key, query head) two
-// score and two value products with a probe, one of each without, 2 head_dim flops each.
+// score and two value products with a probe, one of each without, 2 head_dim flops each. Keys
+// behind a layer's sliding window are neither read nor visible.
 //
 // Thread safety: pure functions.
 #ifndef PARALLAX_ENGINE_CUDA_STEP_COST_H_
 #define PARALLAX_ENGINE_CUDA_STEP_COST_H_
+
+#include <cstdint>
+#include <vector>
 
 #include "engine/models/model_config.h"
 #include "engine/runner/forward_batch.h"
@@ -29,8 +33,13 @@ class StepCostModel {
  private:
   double layer_parameters_ = 0.0;  // of the projections of all layers
   double head_parameters_ = 0.0;
-  double kv_bytes_per_token_ = 0.0;
-  double attention_flops_per_key_ = 0.0;  // one query row, all layers and heads
+  // Layers of one window, 0 = none.
+  struct Attention {
+    int32_t window = 0;
+    double kv_bytes_per_token = 0.0;
+    double flops_per_key = 0.0;  // one query row, all heads
+  };
+  std::vector<Attention> attention_;
 };
 
 }  // namespace parallax
