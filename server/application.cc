@@ -30,11 +30,12 @@ Application::Application(const ServerConfig& config, const Logger* logger)
     : config_(config), logger_(*logger) {}
 
 absl::StatusOr<std::unique_ptr<Application>> Application::Start(
-    const ServerConfig& config, const Logger* logger, std::function<void()> on_engine_failed) {
+    const ServerConfig& config, const Logger* logger, std::function<void()> on_engine_failed,
+    const ModelLoader& load_model) {
   std::unique_ptr<Application> app(new Application(config, logger));
   app->environment_.on_engine_failed = std::move(on_engine_failed);
   if (absl::Status s = app->StartAuthentication(); !s.ok()) return s;
-  if (absl::Status s = app->StartEngine(); !s.ok()) return s;
+  if (absl::Status s = app->StartEngine(load_model); !s.ok()) return s;
   if (absl::Status s = app->StartListening(); !s.ok()) return s;
   app->WarnOfOpenDoors();
   return app;
@@ -52,9 +53,9 @@ absl::Status Application::StartAuthentication() {
   return absl::OkStatus();
 }
 
-absl::Status Application::StartEngine() {
+absl::Status Application::StartEngine(const ModelLoader& load_model) {
   logger_.Info("loading_model", {{"model", config_.model}});
-  absl::StatusOr<LoadedModel> model = LoadModel(config_);
+  absl::StatusOr<LoadedModel> model = load_model(config_);
   if (!model.ok()) return model.status();
   model_ = *std::move(model);
   const absl::StatusOr<RequestLimits> limits = MakeRequestLimits(config_, model_.served);

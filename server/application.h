@@ -33,7 +33,7 @@ class Application {
   /// `on_engine_failed` is called from another thread, once, when the backend broke: time to Stop.
   static absl::StatusOr<std::unique_ptr<Application>> Start(
       const ServerConfig& config, const Logger* logger,
-      std::function<void()> on_engine_failed = {});
+      std::function<void()> on_engine_failed = {}, const ModelLoader& load_model = LoadModel);
   ~Application();
 
   /// One JSON object on one line: the ports in use.
@@ -63,7 +63,7 @@ class Application {
   Application(const ServerConfig& config, const Logger* logger);
 
   absl::Status StartAuthentication();
-  absl::Status StartEngine();
+  absl::Status StartEngine(const ModelLoader& load_model);
   absl::Status StartListening();
   std::vector<HttpPage> MetricsPages() const;
   ServerStatus Status() const;

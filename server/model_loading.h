@@ -4,6 +4,7 @@
 #ifndef PARALLAX_SERVER_MODEL_LOADING_H_
 #define PARALLAX_SERVER_MODEL_LOADING_H_
 
+#include <functional>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -24,6 +25,9 @@ struct LoadedModel {
 /// Errors name the file and field, or the flag: what the folder, the model or the device
 /// does not offer.
 absl::StatusOr<LoadedModel> LoadModel(const ServerConfig& config);
+
+/// What Application loads its model with: LoadModel, or a test's stand-in.
+using ModelLoader = std::function<absl::StatusOr<LoadedModel>(const ServerConfig&)>;
 
 EngineOptions MakeEngineOptions(const ServerConfig& config, const ServedModel& model);
 
