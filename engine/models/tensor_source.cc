@@ -5,7 +5,9 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -56,8 +58,9 @@ uint16_t DummyBits16(float value, DType dtype) {
   return static_cast<uint16_t>(scaled >> 13 | (value < 0 ? 0x8000u : 0u));
 }
 
-uint64_t SplitMix64(uint64_t& state) {
-  uint64_t z = (state += 0x9e3779b97f4a7c15u);
+// The i-th number (from 0) of SplitMix64's sequence from `seed`: any place can start anywhere.
+uint64_t SplitMix64At(uint64_t seed, int64_t i) {
+  uint64_t z = seed + 0x9e3779b97f4a7c15u * (static_cast<uint64_t>(i) + 1);
   z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
   z = (z ^ z >> 27) * 0x94d049bb133111ebu;
   return z ^ z >> 31;
@@ -67,6 +70,21 @@ uint64_t HashName(uint64_t seed, const std::string& name) {
   uint64_t hash = seed ^ 0xcbf29ce484222325u;  // FNV-1a
   for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
   return hash;
+}
+
+// Calls work(begin, end) for parts of [0, count), each long enough for a thread of its own.
+void ForRanges(int64_t count, const std::function<void(int64_t, int64_t)>& work) {
+  constexpr int64_t kLeastElements = int64_t{1} << 18;
+  constexpr int64_t kMostThreads = 32;
+  const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
+  const int64_t parts =
+      std::clamp<int64_t>(count / kLeastElements, 1, std::min(cores, kMostThreads));
+  std::vector<std::thread> threads;
+  for (int64_t part = 1; part < parts; ++part) {
+    threads.emplace_back(work, count * part / parts, count * (part + 1) / parts);
+  }
+  work(0, count / parts);
+  for (std::thread& thread : threads) thread.join();
 }
 
 std::shared_ptr<void> AllocateBytes(size_t bytes) {
@@ -181,17 +199,18 @@ absl::StatusOr<HostTensor> DummyTensorSource::Get(const std::string& name,
   const float spread =
       norm ? 0.1f : static_cast<float>(std::sqrt(3.0 / static_cast<double>(shape.back())));
   const float center = norm ? 1.0f : 0.0f;
-  uint64_t state = HashName(seed_, name);
-  const int64_t count = tensor.num_elements();
-  for (int64_t i = 0; i < count; ++i) {
-    const auto random = static_cast<int32_t>(SplitMix64(state) >> 32);
-    const float value = center + spread * static_cast<float>(random) * 0x1p-31f;
-    if (dtype_ == DType::kFloat32) {
-      static_cast<float*>(MutableData(tensor))[i] = value;
-    } else {
-      static_cast<uint16_t*>(MutableData(tensor))[i] = DummyBits16(value, dtype_);
+  const uint64_t seed = HashName(seed_, name);
+  ForRanges(tensor.num_elements(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto random = static_cast<int32_t>(SplitMix64At(seed, i) >> 32);
+      const float value = center + spread * static_cast<float>(random) * 0x1p-31f;
+      if (dtype_ == DType::kFloat32) {
+        static_cast<float*>(MutableData(tensor))[i] = value;
+      } else {
+        static_cast<uint16_t*>(MutableData(tensor))[i] = DummyBits16(value, dtype_);
+      }
     }
-  }
+  });
   return tensor;
 }
 

@@ -81,6 +81,21 @@ TEST(DummyTensorSource, DependsOnSeedAndNameAlone) {
   EXPECT_NE(a.Get("w", {8, 8})->ToFloat(), a.Get("v", {8, 8})->ToFloat());
 }
 
+// The sequence is one, though threads compute parts of it: SplitMix64, from a hash of the name.
+TEST(DummyTensorSource, LargeTensorsAreOneSequence) {
+  const std::vector<float> values =
+      DummyTensorSource(1, DType::kFloat32).Get("w", {1500, 1000})->ToFloat();
+  uint64_t state = (uint64_t{1} ^ 0xcbf29ce484222325u ^ 'w') * 0x100000001b3u;
+  const auto spread = static_cast<float>(std::sqrt(3.0 / 1000));
+  for (size_t i = 0; i < values.size(); ++i) {
+    uint64_t z = (state += 0x9e3779b97f4a7c15u);
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    const auto random = static_cast<int32_t>((z ^ z >> 31) >> 32);
+    ASSERT_EQ(values[i], spread * static_cast<float>(random) * 0x1p-31f) << i;
+  }
+}
+
 TEST(DummyTensorSource, MatricesHaveVarianceOneOverColumnsInEveryDType) {
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
     DummyTensorSource source(3, dtype);
