@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/base/thread_name.h"
 #include "engine/engine_loop.h"
 #include "engine/inbox.h"
 #include "engine/live_request.h"
@@ -81,7 +82,10 @@ class EngineImpl final : public Engine {
         inbox_(options.max_queued_requests),
         loop_(scheduler_options, EosTokenIds(options, tokenizer), &scheduler_, runner_.get(),
               &inbox_, &board_, observer_),
-        thread_([this] { loop_.Run(); }) {}
+        thread_([this] {
+          NameThisThread("engine");
+          loop_.Run();
+        }) {}
 
   ~EngineImpl() override {
     inbox_.Stop();

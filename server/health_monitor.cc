@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/base/thread_name.h"
 
 namespace parallax::server {
 namespace {
@@ -80,6 +81,7 @@ void HealthMonitor::Announce(const absl::Status& health) {
 }
 
 void HealthMonitor::Watch() {
+  NameThisThread("health");
   const auto interval =
       absl::ToChronoNanoseconds(std::min(stall_timeout_ / kLooksPerTimeout, kLongestInterval));
   for (;;) {

@@ -6,6 +6,8 @@
 #include <csignal>
 #include <utility>
 
+#include "engine/base/thread_name.h"
+
 namespace parallax::server {
 namespace {
 
@@ -54,6 +56,7 @@ void SignalThread::OnStop(bool first) {
 }
 
 void SignalThread::Run() {
+  NameThisThread("signals");
   const sigset_t set = HandledSignals();
   bool first_stop = true;
   for (;;) {

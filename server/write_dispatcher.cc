@@ -1,13 +1,19 @@
 #include "server/write_dispatcher.h"
 
+#include <string>
 #include <utility>
+
+#include "engine/base/thread_name.h"
 
 namespace parallax::server {
 
 WriteDispatcher::WriteDispatcher(int num_threads) {
   for (int i = 0; i < num_threads; ++i) {
     queues_.push_back(std::make_unique<Queue>());
-    queues_.back()->thread = std::thread(&WriteDispatcher::Run, queues_.back().get());
+    queues_.back()->thread = std::thread([i, queue = queues_.back().get()] {
+      NameThisThread("writer-" + std::to_string(i));
+      Run(queue);
+    });
   }
 }
 
