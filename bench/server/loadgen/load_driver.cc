@@ -239,9 +239,10 @@ void LoadDriver::Impl::Drain(int64_t deadline_ns) {
 }
 
 Progress LoadDriver::Impl::Snapshot(int64_t now_ns) {
-  MutexLock lock(&mutex_);
   Progress progress;
   progress.elapsed_seconds = static_cast<double>(now_ns - start_ns_) / 1e9;
+  progress.tokens_per_second = recorder_->TokensOfSecond((now_ns - start_ns_) / kSecondNs - 1);
+  MutexLock lock(&mutex_);
   progress.started = num_started_;
   progress.finished = num_finished_;
   progress.outstanding = static_cast<int32_t>(live_.size());

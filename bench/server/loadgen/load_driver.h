@@ -60,6 +60,7 @@ struct Progress {
   int64_t started = 0;
   int64_t finished = 0;
   int32_t outstanding = 0;
+  int64_t tokens_per_second = 0;  // output, in the last whole second
 };
 
 class LoadDriver {

@@ -36,9 +36,10 @@ int ExitCode(const absl::Status& status) {
 }
 
 void PrintProgress(const Progress& progress) {
-  std::fprintf(stderr, "\r%6.0f s  started %lld  finished %lld  live %d   ",
+  std::fprintf(stderr, "\r%6.0f s  started %lld  finished %lld  live %d  %lld tok/s   ",
                progress.elapsed_seconds, static_cast<long long>(progress.started),
-               static_cast<long long>(progress.finished), progress.outstanding);
+               static_cast<long long>(progress.finished), progress.outstanding,
+               static_cast<long long>(progress.tokens_per_second));
 }
 
 absl::Status WriteFile(const std::string& path, const std::string& text, std::ios::openmode mode) {
@@ -50,9 +51,14 @@ absl::Status WriteFile(const std::string& path, const std::string& text, std::io
 }
 
 absl::Status AppendCsv(const std::string& path, const nlohmann::json& result) {
-  const bool exists = std::ifstream(path).good();
-  return WriteFile(path, (exists ? "" : CsvHeader() + "\n") + CsvLine(result) + "\n",
-                   std::ios::app);
+  const std::string header = CsvHeader(result);
+  std::ifstream file(path);
+  std::string first_line;
+  const bool has_header = static_cast<bool>(std::getline(file, first_line));
+  if (has_header && first_line != header) {
+    return absl::AlreadyExistsError(path + " has other columns: name another file");
+  }
+  return WriteFile(path, (has_header ? "" : header + "\n") + CsvLine(result) + "\n", std::ios::app);
 }
 
 absl::Status ShowFile(const std::string& path) {

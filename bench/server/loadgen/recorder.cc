@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <thread>
 
 namespace parallax::loadgen {
@@ -38,6 +39,8 @@ void MergeTally(const Tally& from, Tally* to) {
   to->all_requests += from.all_requests;
   to->all_prompt_tokens += from.all_prompt_tokens;
   to->all_output_tokens += from.all_output_tokens;
+  to->all_first_tokens += from.all_first_tokens;
+  to->all_ttft_ns += from.all_ttft_ns;
   to->window_completed += from.window_completed;
   to->window_prompt_tokens += from.window_prompt_tokens;
   to->window_tokens += from.window_tokens;
@@ -95,6 +98,10 @@ void Recorder::RecordDone(const StreamRecord& record) {
   ++tally.all_requests;
   tally.all_prompt_tokens += record.prompt_tokens;
   tally.all_output_tokens += record.tokens;
+  if (record.first_token_ns > 0) {
+    ++tally.all_first_tokens;
+    tally.all_ttft_ns += static_cast<double>(record.first_token_ns - record.sent_ns);
+  }
   if (record.code == grpc::StatusCode::OK && InWindow(record.done_ns)) ++tally.window_completed;
   if (InWindow(record.first_token_ns)) tally.window_prompt_tokens += record.asked_prompt_tokens;
   if (InWindow(record.intended_ns)) CountOutcome(record, &tally);
@@ -134,6 +141,16 @@ bool Recorder::MeetsSlo(const StreamRecord& record) const {
   return (slo_.ttft_ms <= 0.0 || ttft <= slo_.ttft_ms) &&
          (slo_.tpot_ms <= 0.0 || Milliseconds(TpotNs(record)) <= slo_.tpot_ms) &&
          (slo_.e2e_ms <= 0.0 || e2e <= slo_.e2e_ms);
+}
+
+int64_t Recorder::TokensOfSecond(int64_t second) const {
+  int64_t tokens = 0;
+  for (const Shard& shard : shards_) {
+    MutexLock lock(&shard.mutex);
+    const std::vector<TimelineSecond>& timeline = shard.tally.timeline;
+    if (second >= 0 && second < std::ssize(timeline)) tokens += timeline[second].tokens;
+  }
+  return tokens;
 }
 
 Tally Recorder::Collect() const {

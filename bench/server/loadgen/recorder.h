@@ -3,7 +3,7 @@
 // Streams end on gRPC's threads, thousands a second. Each writes to one of a few shards
 // under that shard's lock; Collect adds the shards up when the run is over.
 //
-// Thread safety: Record* from any thread. Collect when no stream is live.
+// Thread safety: Record* and TokensOfSecond from any thread. Collect when no stream is live.
 #ifndef PARALLAX_BENCH_SERVER_LOADGEN_RECORDER_H_
 #define PARALLAX_BENCH_SERVER_LOADGEN_RECORDER_H_
 
@@ -76,6 +76,8 @@ struct Tally {
   int64_t all_requests = 0;
   int64_t all_prompt_tokens = 0;
   int64_t all_output_tokens = 0;
+  int64_t all_first_tokens = 0;  // requests that had a token
+  double all_ttft_ns = 0.0;      // their sum, from when they were sent
   // Of what happened inside the window, whenever it was asked for: throughput.
   int64_t window_completed = 0;
   int64_t window_prompt_tokens = 0;  // of the prompts whose first token arrived
@@ -91,6 +93,9 @@ class Recorder {
   /// `gap_ns` is the time since the stream's previous chunk; negative for its first.
   void RecordChunk(int64_t now_ns, int64_t intended_ns, int64_t gap_ns, int32_t tokens);
   void RecordDone(const StreamRecord& record);
+
+  /// Of one second of the run, counted from 0.
+  int64_t TokensOfSecond(int64_t second) const;
 
   Tally Collect() const;
 

@@ -3,10 +3,12 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "bench/server/loadgen/both_sides.h"
 
 namespace parallax::loadgen {
 namespace {
@@ -17,6 +19,11 @@ constexpr std::pair<const char*, double> kQuantiles[] = {
 constexpr const char* kLatencies[] = {"ttft", "transport", "tpot", "itl", "e2e"};
 
 double Milliseconds(double ns) { return ns / 1e6; }
+
+// gRPC's codes are Abseil's.
+std::string CodeName(int code) {
+  return absl::StatusCodeToString(static_cast<absl::StatusCode>(code));
+}
 
 nlohmann::json LatencyJson(const Histogram& histogram) {
   nlohmann::json json = {{"count", histogram.count()},
@@ -38,9 +45,9 @@ nlohmann::json TimelineJson(const std::vector<TimelineSecond>& timeline) {
 
 nlohmann::json RequestsJson(const Tally& tally) {
   nlohmann::json by_code = nlohmann::json::object();
-  for (const auto& [code, count] : tally.by_code) by_code[std::to_string(code)] = count;
+  for (const auto& [code, count] : tally.by_code) by_code[CodeName(code)] = count;
   nlohmann::json messages = nlohmann::json::object();
-  for (const auto& [code, text] : tally.first_message) messages[std::to_string(code)] = text;
+  for (const auto& [code, text] : tally.first_message) messages[CodeName(code)] = text;
   return {{"completed", tally.completed},   {"cancelled", tally.cancelled},
           {"refused", tally.refused},       {"failed", tally.failed},
           {"unfinished", tally.unfinished}, {"by_code", by_code},
@@ -84,10 +91,48 @@ std::string LatencyRow(const char* name, const nlohmann::json& latency) {
   return absl::StrCat(row, absl::StrFormat(" %9.3f\n", latency["max"].get<double>()));
 }
 
-// A text is quoted, its quotes doubled.
+// A text is quoted, its quotes doubled; null is an empty cell.
 std::string CsvCell(const nlohmann::json& value) {
+  if (value.is_null()) return "";
   if (!value.is_string()) return value.dump();
   return absl::StrCat("\"", absl::StrReplaceAll(value.get<std::string>(), {{"\"", "\"\""}}), "\"");
+}
+
+// Null where there were no prompt tokens.
+nlohmann::json PrefixCacheShare(const nlohmann::json& result) {
+  const nlohmann::json& tokens = result["tokens"];
+  if (tokens["prompt"] == 0) return nullptr;
+  return tokens["cached"].get<double>() / tokens["prompt"].get<double>();
+}
+
+std::vector<std::pair<std::string, nlohmann::json>> CsvColumns(const nlohmann::json& result) {
+  std::vector<std::pair<std::string, nlohmann::json>> columns = {
+      {"label", result["label"]}, {"started_at", result["started_at"]}};
+  const nlohmann::json& options = result["options"];
+  columns.emplace_back("arrival", options.value("arrival", "closed"));
+  for (const char* key : {"concurrency", "rate", "prompt_tokens", "output_tokens"}) {
+    columns.emplace_back(key, options.value(key, nlohmann::json()));
+  }
+  columns.emplace_back("window_seconds", result["window_seconds"]);
+  for (const char* key : {"completed", "cancelled", "refused", "failed", "unfinished"}) {
+    columns.emplace_back(key, result["requests"][key]);
+  }
+  for (const char* key :
+       {"requests_per_second", "output_tokens_per_second", "total_tokens_per_second"}) {
+    columns.emplace_back(key, result["throughput"][key]);
+  }
+  columns.emplace_back("prefix_cache_share", PrefixCacheShare(result));
+  const nlohmann::json& goodput = result["goodput"];
+  columns.emplace_back("goodput_share", goodput.is_null() ? goodput : goodput["share"]);
+  for (const char* latency : kLatencies) {
+    const nlohmann::json& values = result["latency_ms"][latency];
+    columns.emplace_back(absl::StrCat(latency, "_mean_ms"), values["mean"]);
+    for (const auto& [quantile, unused] : kQuantiles) {
+      columns.emplace_back(absl::StrCat(latency, "_", quantile, "_ms"), values[quantile]);
+    }
+    columns.emplace_back(absl::StrCat(latency, "_max_ms"), values["max"]);
+  }
+  return columns;
 }
 
 }  // namespace
@@ -125,84 +170,44 @@ nlohmann::json ResultToJson(const RunIdentity& identity, const RunOptions& optio
        {{"requests", tally.all_requests},
         {"prompt_tokens", tally.all_prompt_tokens},
         {"output_tokens", tally.all_output_tokens}}},
+      {"both_sides", server_delta.empty() ? nlohmann::json() : BothSidesJson(tally, server_delta)},
       {"server_delta", server_delta},
       {"timeline", TimelineJson(tally.timeline)},
       {"histograms_ns", HistogramsJson(tally)},
   };
 }
 
-std::string CsvHeader() {
-  std::vector<std::string> columns = {"label",
-                                      "started_at",
-                                      "concurrency",
-                                      "rate",
-                                      "prompt_tokens",
-                                      "output_tokens",
-                                      "window_seconds",
-                                      "completed",
-                                      "cancelled",
-                                      "refused",
-                                      "failed",
-                                      "unfinished",
-                                      "requests_per_second",
-                                      "output_tokens_per_second",
-                                      "total_tokens_per_second",
-                                      "goodput_share"};
-  for (const char* latency : kLatencies) {
-    columns.push_back(absl::StrCat(latency, "_mean_ms"));
-    for (const auto& [quantile, unused] : kQuantiles) {
-      columns.push_back(absl::StrCat(latency, "_", quantile, "_ms"));
-    }
-    columns.push_back(absl::StrCat(latency, "_max_ms"));
-  }
-  return absl::StrJoin(columns, ",");
+std::string CsvHeader(const nlohmann::json& result) {
+  return absl::StrJoin(CsvColumns(result), ",", [](std::string* line, const auto& column) {
+    absl::StrAppend(line, column.first);
+  });
 }
 
 std::string CsvLine(const nlohmann::json& result) {
-  const nlohmann::json& options = result["options"];
-  std::vector<std::string> cells = {CsvCell(result["label"]), CsvCell(result["started_at"])};
-  for (const char* key : {"concurrency", "rate", "prompt_tokens", "output_tokens"}) {
-    cells.push_back(options.contains(key) ? CsvCell(options[key]) : "");
-  }
-  cells.push_back(result["window_seconds"].dump());
-  for (const char* key : {"completed", "cancelled", "refused", "failed", "unfinished"}) {
-    cells.push_back(result["requests"][key].dump());
-  }
-  for (const char* key :
-       {"requests_per_second", "output_tokens_per_second", "total_tokens_per_second"}) {
-    cells.push_back(result["throughput"][key].dump());
-  }
-  cells.push_back(result["goodput"].is_null() ? "" : result["goodput"]["share"].dump());
-  for (const char* latency : kLatencies) {
-    const nlohmann::json& values = result["latency_ms"][latency];
-    cells.push_back(values["mean"].dump());
-    for (const auto& [quantile, unused] : kQuantiles) cells.push_back(values[quantile].dump());
-    cells.push_back(values["max"].dump());
-  }
-  return absl::StrJoin(cells, ",");
+  return absl::StrJoin(CsvColumns(result), ",", [](std::string* line, const auto& column) {
+    absl::StrAppend(line, CsvCell(column.second));
+  });
 }
 
 std::string ResultTable(const nlohmann::json& result) {
   const nlohmann::json& requests = result["requests"];
   const nlohmann::json& throughput = result["throughput"];
-  const nlohmann::json& tokens = result["tokens"];
   std::string table = absl::StrFormat(
       "requests      completed %d  cancelled %d  refused %d  failed %d  unfinished %d\n",
       requests["completed"].get<int64_t>(), requests["cancelled"].get<int64_t>(),
       requests["refused"].get<int64_t>(), requests["failed"].get<int64_t>(),
       requests["unfinished"].get<int64_t>());
   for (const auto& [code, text] : requests["first_message"].items()) {
-    absl::StrAppendFormat(&table, "  code %s      %d times, first: %s\n", code,
+    absl::StrAppendFormat(&table, "  %s  %d times, first: %s\n", code,
                           requests["by_code"][code].get<int64_t>(), text.get<std::string>());
   }
   absl::StrAppendFormat(&table, "throughput    %.2f req/s  %.1f output tok/s  %.1f total tok/s\n",
                         throughput["requests_per_second"].get<double>(),
                         throughput["output_tokens_per_second"].get<double>(),
                         throughput["total_tokens_per_second"].get<double>());
-  const int64_t prompt = tokens["prompt"].get<int64_t>();
-  if (prompt > 0) {
+  if (const nlohmann::json share = PrefixCacheShare(result); !share.is_null()) {
     absl::StrAppendFormat(&table, "prefix cache  %.1f %% of prompt tokens\n",
-                          100.0 * tokens["cached"].get<int64_t>() / prompt);
+                          100.0 * share.get<double>());
   }
   if (!result["goodput"].is_null()) {
     absl::StrAppendFormat(&table, "goodput       %.2f req/s within the SLO (%.2f %%)\n",
@@ -217,6 +222,8 @@ std::string ResultTable(const nlohmann::json& result) {
   absl::StrAppendFormat(&table, "own lag       sends p99 %.3f ms, event loop p99 %.3f ms\n",
                         result["lag_ms"]["send"]["p99"].get<double>(),
                         result["lag_ms"]["event"]["p99"].get<double>());
+  const nlohmann::json both_sides = result.value("both_sides", nlohmann::json());
+  if (!both_sides.is_null()) table += BothSidesTable(both_sides);
   return table;
 }
 

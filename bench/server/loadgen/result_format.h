@@ -28,8 +28,8 @@ struct RunIdentity {
 nlohmann::json ResultToJson(const RunIdentity& identity, const RunOptions& options,
                             const RunResult& result, const MetricSamples& server_delta);
 
-/// RFC 4180.
-std::string CsvHeader();
+/// RFC 4180. The columns are the same for every result.
+std::string CsvHeader(const nlohmann::json& result);
 std::string CsvLine(const nlohmann::json& result);
 
 /// Works on the JSON, so that a saved file prints as the run did.

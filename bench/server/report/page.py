@@ -57,6 +57,28 @@ def run_table(runs: Sequence[Run]) -> str:
                    "p99", "TPOT p50", "p99", "E2E p50", "p99"], rows)
 
 
+def _both(pair: dict[str, float], digits: int) -> list[str]:
+    """The two figures, and how far the server's is from the client's."""
+    difference = pair["server"] - pair["client"]
+    return [f"{pair['client']:,.{digits}f}", f"{pair['server']:,.{digits}f}",
+            "equal" if difference == 0 else f"{difference:+,.{digits}f}"]
+
+
+def both_sides_table(runs: Sequence[Run]) -> Optional[str]:
+    """What client and server counted, of the runs that scraped the server."""
+    rows = [[html.escape(f"{run.source}: {run.name}"),
+             *(cell for quantity in ("requests", "prompt_tokens", "output_tokens")
+               for cell in _both(run.both_sides[quantity], 0)),
+             *_both(run.both_sides["mean_ttft_ms"], 3)]
+            for run in runs if run.both_sides is not None]
+    if not rows:
+        return None
+    head = ["run"]
+    for quantity in ("requests", "prompt tokens", "output tokens", "mean TTFT, ms"):
+        head += [f"{quantity}: client", "server", "server against client"]
+    return _table(head, rows)
+
+
 def _ratio(after: float, before: float, higher_is_better: bool) -> str:
     if before == 0:
         return "-"

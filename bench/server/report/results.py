@@ -66,6 +66,11 @@ class Run:
         goodput = self.document["goodput"]
         return None if goodput is None else goodput["share"]
 
+    @property
+    def both_sides(self) -> Optional[dict[str, dict[str, float]]]:
+        """By quantity the client's and the server's count; None without --metrics."""
+        return self.document.get("both_sides")
+
     def latency_ms(self, name: str, statistic: str) -> float:
         return self.document["latency_ms"][name][statistic]
 

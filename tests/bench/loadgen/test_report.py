@@ -104,6 +104,21 @@ def test_every_source_and_output_length_has_a_heat_map(tmp_path: Path) -> None:
     assert sorted(shown) == sorted(["100", "400", "1,600"] * len(PROMPTS) * 4)
 
 
+def test_both_sides_are_laid_side_by_side() -> None:
+    document = run({"concurrency": 4})
+    document["both_sides"] = {
+        "requests": {"client": 1200, "server": 1200},
+        "prompt_tokens": {"client": 9000, "server": 9000},
+        "output_tokens": {"client": 5000, "server": 5012},
+        "mean_ttft_ms": {"client": 0.75, "server": 0.5}}
+    table = page.both_sides_table([Run("a", document), Run("b", run({"concurrency": 4}))])
+    assert table is not None and table.count("<tr>") == 2
+    assert "<td>1,200</td><td>1,200</td><td>equal</td>" in table
+    assert "<td>5,000</td><td>5,012</td><td>+12</td>" in table
+    assert "<td>0.750</td><td>0.500</td><td>-0.250</td>" in table
+    assert page.both_sides_table([Run("b", run({"concurrency": 4}))]) is None
+
+
 def test_a_closed_loop_is_not_compared_with_an_open_one() -> None:
     closed = Run("a", run({"concurrency": 4}))
     poisson = Run("b", run({"arrival": "poisson", "rate": 4}))
