@@ -3,13 +3,15 @@
 //
 //   latency      one caller, one call after the other: from the call to its first token
 //   throughput   many streams at once: tokens that arrived at the client per second, by
-//                parallax.v1.InferenceService and by vllm.grpc.engine.VllmEngine in turn
+//                parallax.v1.InferenceService and by vllm.grpc.engine.VllmEngine
+//   overhead     of the second against the first, in tokens/s and in the server's CPU time a
+//                token: each round measures both, in an order that alternates, and the median of
+//                the rounds' ratios counts. Other work on the machine slows both of a round.
 //
 // The server is a child process, so that client and server meet only through a TCP socket
 // on loopback, as in real life; both share the machine's cores. Prints one JSON object.
 //
 //   server_bench [latency calls] [streams] [seconds] [rounds]
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,6 +22,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -97,16 +100,22 @@ ServerProcess StartServer() {
   return {pid, "127.0.0.1:" + std::to_string(std::atoi(port + 7))};
 }
 
-// CPU seconds that the server used.
-double StopServer(const ServerProcess& server) {
+void StopServer(const ServerProcess& server) {
   kill(server.pid, SIGTERM);
   int status = 0;
-  rusage usage{};
-  if (wait4(server.pid, &status, 0, &usage) != server.pid || status != 0) {
+  if (waitpid(server.pid, &status, 0) != server.pid || status != 0) {
     Die("the server did not stop cleanly");
   }
-  const auto seconds = [](const timeval& t) { return t.tv_sec + t.tv_usec * 1e-6; };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+// CPU seconds that a process has used, of all its threads.
+double CpuSeconds(pid_t pid) {
+  clockid_t clock;
+  timespec time;
+  if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &time) != 0) {
+    Die("cannot read the CPU time of process " + std::to_string(pid));
+  }
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
 }
 
 // ---- The client. ----
@@ -237,21 +246,24 @@ class StreamLoop final : public grpc::ClientReadReactor<typename Service::Messag
   typename Service::Message message_;
 };
 
+// What one service did in one round, or the median round of several.
 struct Throughput {
   double tokens_per_second = 0, messages_per_second = 0, calls_per_second = 0;
+  double server_ns_per_token = 0, client_ns_per_token = 0;  // CPU time
 };
 
 template <typename Service>
-Throughput MeasureThroughput(const std::string& address, int streams, double seconds) {
+Throughput MeasureThroughput(const ServerProcess& server, int streams, double seconds) {
   const typename Service::Request request = Service::MakeRequest(kTokensPerCall);
   std::vector<std::unique_ptr<typename Service::Stub>> stubs;
-  for (int i = 0; i < kChannels; ++i) stubs.push_back(Service::NewStub(Connect(address)));
+  for (int i = 0; i < kChannels; ++i) stubs.push_back(Service::NewStub(Connect(server.address)));
   Tally tally;
   {
     MutexLock lock(&tally.mutex);
     tally.open = streams;
   }
   std::vector<std::unique_ptr<StreamLoop<Service>>> loops;
+  const double server_cpu = CpuSeconds(server.pid), client_cpu = CpuSeconds(getpid());
   const Clock::time_point begin = Clock::now();
   for (int i = 0; i < streams; ++i) {
     loops.push_back(
@@ -263,51 +275,85 @@ Throughput MeasureThroughput(const std::string& address, int streams, double sec
   MutexLock lock(&tally.mutex);
   while (tally.open > 0) tally.all_done.Wait(&tally.mutex);
   const double elapsed = Seconds(Clock::now() - begin);
-  return {tally.tokens / elapsed, tally.messages / elapsed, tally.calls / elapsed};
+  const double ns_per_cpu_second = 1e9 / static_cast<double>(tally.tokens);
+  return {tally.tokens / elapsed, tally.messages / elapsed, tally.calls / elapsed,
+          (CpuSeconds(server.pid) - server_cpu) * ns_per_cpu_second,
+          (CpuSeconds(getpid()) - client_cpu) * ns_per_cpu_second};
+}
+
+double Median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+Throughput Median(const std::vector<Throughput>& rounds) {
+  const auto median = [&](double Throughput::*member) {
+    std::vector<double> values;
+    for (const Throughput& round : rounds) values.push_back(round.*member);
+    return Median(std::move(values));
+  };
+  return {median(&Throughput::tokens_per_second), median(&Throughput::messages_per_second),
+          median(&Throughput::calls_per_second), median(&Throughput::server_ns_per_token),
+          median(&Throughput::client_ns_per_token)};
+}
+
+// Both services in every round, so that what disturbs a round disturbs both of a pair.
+struct Comparison {
+  std::vector<Throughput> own, vllm;
+
+  double MedianRatio(double Throughput::*member) const {
+    std::vector<double> ratios;
+    for (size_t i = 0; i < own.size(); ++i) ratios.push_back(vllm[i].*member / own[i].*member);
+    return Median(std::move(ratios));
+  }
+};
+
+Comparison Compare(const ServerProcess& server, int streams, double seconds, int rounds) {
+  Comparison comparison;
+  for (int round = 0; round < rounds; ++round) {
+    for (const bool own : {round % 2 == 0, round % 2 != 0}) {
+      if (own) {
+        comparison.own.push_back(MeasureThroughput<OwnService>(server, streams, seconds));
+      } else {
+        comparison.vllm.push_back(MeasureThroughput<VllmEngine>(server, streams, seconds));
+      }
+    }
+  }
+  return comparison;
 }
 
 std::string Json(const Throughput& throughput) {
-  char text[256];
+  char text[320];
   std::snprintf(text, sizeof(text),
                 "{\"tokens_per_second\": %.0f, \"messages_per_second\": %.0f, "
-                "\"calls_per_second\": %.0f, \"tokens_per_message\": %.2f}",
+                "\"calls_per_second\": %.0f, \"messages_per_call\": %.2f, "
+                "\"server_cpu_ns_per_token\": %.1f, \"client_cpu_ns_per_token\": %.1f}",
                 throughput.tokens_per_second, throughput.messages_per_second,
                 throughput.calls_per_second,
-                throughput.tokens_per_second / throughput.messages_per_second);
+                throughput.messages_per_second / throughput.calls_per_second,
+                throughput.server_ns_per_token, throughput.client_ns_per_token);
   return text;
-}
-
-// The median round's: other work on the machine only ever slows a round down, and unevenly.
-Throughput Median(std::vector<Throughput> rounds) {
-  const auto middle = rounds.begin() + static_cast<std::ptrdiff_t>(rounds.size() / 2);
-  std::nth_element(rounds.begin(), middle, rounds.end(), [](const auto& a, const auto& b) {
-    return a.tokens_per_second < b.tokens_per_second;
-  });
-  return *middle;
 }
 
 int Run(int calls, int streams, double seconds, int rounds) {
   const ServerProcess server = StartServer();
   const Latency latency = MeasureLatency(server.address, calls);
-  std::vector<Throughput> own, vllm;
-  for (int round = 0; round < rounds; ++round) {
-    own.push_back(MeasureThroughput<OwnService>(server.address, streams, seconds));
-    vllm.push_back(MeasureThroughput<VllmEngine>(server.address, streams, seconds));
-  }
-  const Throughput own_median = Median(own), vllm_median = Median(vllm);
-  const double server_cpu = StopServer(server);
+  const Comparison comparison = Compare(server, streams, seconds, rounds);
+  StopServer(server);
   std::printf(
       "{\"benchmark\": \"server\", \"model\": \"null\", \"cores\": %u,\n"
       " \"first_token_us\": {\"calls\": %d, \"p50\": %.1f, \"p90\": %.1f, \"p99\": %.1f},\n"
       " \"streams\": %d, \"connections\": %d, \"tokens_per_call\": %d, \"rounds\": %d,\n"
       " \"streaming\": %s,\n"
       " \"vllm_streaming\": %s,\n"
-      " \"vllm_overhead\": %.4f,\n"
-      " \"server_cpu_seconds\": %.2f}\n",
+      " \"vllm_to_own\": {\"tokens_per_second\": %.4f, \"server_cpu_per_token\": %.4f, "
+      "\"client_cpu_per_token\": %.4f}}\n",
       std::thread::hardware_concurrency(), calls, latency.p50_us, latency.p90_us, latency.p99_us,
-      streams, kChannels, kTokensPerCall, rounds, Json(own_median).c_str(),
-      Json(vllm_median).c_str(), 1 - vllm_median.tokens_per_second / own_median.tokens_per_second,
-      server_cpu);
+      streams, kChannels, kTokensPerCall, rounds, Json(Median(comparison.own)).c_str(),
+      Json(Median(comparison.vllm)).c_str(), comparison.MedianRatio(&Throughput::tokens_per_second),
+      comparison.MedianRatio(&Throughput::server_ns_per_token),
+      comparison.MedianRatio(&Throughput::client_ns_per_token));
   return 0;
 }
 
