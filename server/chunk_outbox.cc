@@ -1,12 +1,12 @@
 #include "server/chunk_outbox.h"
 
-#include <span>
+#include <iterator>
 #include <utility>
 
 #include "server/output_delta.h"
-#include "server/response_builder.h"
 
 namespace parallax::server {
+
 void ChunkOutbox::AddPromptLogprobs(std::vector<PositionLogprobs> positions) {
   prompt_logprobs_ = std::move(positions);
 }
@@ -36,25 +36,28 @@ bool ChunkOutbox::Add(OutputDelta delta) {
   return true;
 }
 
-void ChunkOutbox::Take(v1::GenerateChunk* chunk) {
-  chunk->Clear();
-  if (!prompt_logprobs_.empty()) return TakePromptLogprobs(chunk);
-  Waiting& first = waiting_.front();
-  counted_bytes_ -= first.counted;
-  FillChunk(std::move(first.delta), tokenizer_, chunk);
+OutputChunk ChunkOutbox::Take() {
+  OutputChunk chunk;
+  if (!prompt_logprobs_.empty()) {
+    chunk.prompt_logprobs = TakePromptLogprobs();
+    return chunk;
+  }
+  counted_bytes_ -= waiting_.front().counted;
+  chunk.delta = std::move(waiting_.front().delta);
   waiting_.erase(waiting_.begin());
+  return chunk;
 }
 
-void ChunkOutbox::TakePromptLogprobs(v1::GenerateChunk* chunk) {
-  const std::span<const PositionLogprobs> rest =
-      std::span(prompt_logprobs_).subspan(prompt_logprobs_sent_);
-  size_t count = 0;
-  for (size_t bytes = 0; count < rest.size() && bytes < kMaxChunkBytes; ++count) {
-    bytes += LogprobsBytes(rest[count]);
+std::vector<PositionLogprobs> ChunkOutbox::TakePromptLogprobs() {
+  const auto begin = prompt_logprobs_.begin() + static_cast<std::ptrdiff_t>(prompt_logprobs_sent_);
+  auto end = begin;
+  for (size_t bytes = 0; end != prompt_logprobs_.end() && bytes < kMaxChunkBytes; ++end) {
+    bytes += LogprobsBytes(*end);
   }
-  AppendLogprobs(rest.first(count), tokenizer_, chunk->mutable_prompt_logprobs());
-  prompt_logprobs_sent_ += count;
-  if (prompt_logprobs_sent_ == prompt_logprobs_.size()) prompt_logprobs_ = {};
+  std::vector<PositionLogprobs> piece(std::make_move_iterator(begin), std::make_move_iterator(end));
+  prompt_logprobs_sent_ += piece.size();
+  if (end == prompt_logprobs_.end()) prompt_logprobs_ = {};
+  return piece;
 }
 
 void ChunkOutbox::Clear() {

@@ -18,19 +18,21 @@
 
 #include "engine/sampling_params.h"
 #include "engine/token_sink.h"
-#include "engine/tokenizer/tokenizer.h"
-#include "parallax/v1/inference.pb.h"
 
 namespace parallax::server {
+
+/// What leaves the outbox at once: prompt log-probabilities, or else a delta.
+struct OutputChunk {
+  std::vector<PositionLogprobs> prompt_logprobs;
+  OutputDelta delta;
+};
 
 class ChunkOutbox {
  public:
   /// A choice's waiting delta stops growing here: far below gRPC's 4 MiB default limit.
   static constexpr size_t kMaxChunkBytes = size_t{256} << 10;
 
-  /// `tokenizer` may be null.
-  ChunkOutbox(size_t max_bytes, const Tokenizer* tokenizer)
-      : max_bytes_(max_bytes), tokenizer_(tokenizer) {}
+  explicit ChunkOutbox(size_t max_bytes) : max_bytes_(max_bytes) {}
 
   void AddPromptLogprobs(std::vector<PositionLogprobs> positions);
 
@@ -38,8 +40,8 @@ class ChunkOutbox {
   /// be ended.
   [[nodiscard]] bool Add(OutputDelta delta);
 
-  /// Moves the next chunk into `chunk`, which is cleared first. REQUIRES: !empty().
-  void Take(v1::GenerateChunk* chunk);
+  /// The next chunk. REQUIRES: !empty().
+  OutputChunk Take();
 
   void Clear();
   bool empty() const { return waiting_.empty() && prompt_logprobs_.empty(); }
@@ -52,10 +54,9 @@ class ChunkOutbox {
   };
 
   Waiting* FindMergeable(int32_t choice, size_t bytes);
-  void TakePromptLogprobs(v1::GenerateChunk* chunk);
+  std::vector<PositionLogprobs> TakePromptLogprobs();
 
   const size_t max_bytes_;
-  const Tokenizer* const tokenizer_;
   std::vector<Waiting> waiting_;  // few: one a choice, more only when one is full
   size_t counted_bytes_ = 0;
   std::bitset<SamplingParams::kMaxChoices> started_;

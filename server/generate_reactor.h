@@ -10,9 +10,10 @@
 // The messages are the Encoder's, so that every service streams through this one class:
 //   using Message;                             what is written
 //   void OnStart(const RequestStart&);         before the first chunk
-//   absl::Status Add(v1::GenerateChunk*);      takes a chunk of the outbox; an error ends the
-//                                              request. REQUIRES: empty()
-//   bool Next(Message*);                       what those chunks became, message by message
+//   absl::Status Add(OutputChunk);             a chunk of the outbox; an error ends the request.
+//                                              REQUIRES: empty()
+//   bool Next(Message*);                       what those chunks became, message by message; the
+//                                              one before is given back, for its buffers' sake
 //   bool empty() const; void Clear();          nothing is left for Next; drop what is
 //
 // Lifetime: shared. The call holds a reference to itself until gRPC is done with it, the
@@ -31,7 +32,6 @@
 #include "engine/request.h"
 #include "engine/token_sink.h"
 #include "grpcpp/support/server_callback.h"
-#include "parallax/v1/inference.pb.h"
 #include "server/chunk_outbox.h"
 #include "server/generate_call.h"
 #include "server/write_dispatcher.h"
@@ -73,7 +73,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
                   Encoder encoder)
       : call_(method, context, environment, request, std::move(permit)),
         dispatch_queue_(environment->dispatcher->AssignQueue()),
-        outbox_(environment->outbox_bytes, environment->model.tokenizer),
+        outbox_(environment->outbox_bytes),
         encoder_(std::move(encoder)) {}
 
   // TokenSink, on the engine's thread.
@@ -168,8 +168,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
   bool NextLocked() PARALLAX_REQUIRES(mutex_) {
     while (!encoder_.Next(&message_)) {
       if (outbox_.empty()) return false;
-      outbox_.Take(&chunk_);
-      if (absl::Status s = encoder_.Add(&chunk_); !s.ok()) OverflowLocked(std::move(s));
+      if (absl::Status s = encoder_.Add(outbox_.Take()); !s.ok()) OverflowLocked(std::move(s));
     }
     return true;
   }
@@ -204,7 +203,6 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
   Mutex mutex_;
   std::shared_ptr<GenerateReactor> self_ PARALLAX_GUARDED_BY(mutex_);  // until gRPC's OnDone
   ChunkOutbox outbox_ PARALLAX_GUARDED_BY(mutex_);
-  v1::GenerateChunk chunk_ PARALLAX_GUARDED_BY(mutex_);  // from outbox to encoder
   Encoder encoder_ PARALLAX_GUARDED_BY(mutex_);
   // Waits in the dispatcher's queue; at first, for BeginWrites.
   bool dispatched_ PARALLAX_GUARDED_BY(mutex_) = true;

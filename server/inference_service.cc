@@ -47,7 +47,7 @@ grpc::ServerWriteReactor<v1::GenerateChunk>* InferenceService::GenerateStream(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   absl::StatusOr<AdmittedRequest> admitted = Admit(*context, *request, environment_);
   if (admitted.ok()) {
-    ChunkEncoder encoder(admitted->request);
+    ChunkEncoder encoder(admitted->request, environment_.model.tokenizer);
     return GenerateReactor<ChunkEncoder>::Start(RpcMethod::kGenerateStream, context, &environment_,
                                                 std::move(admitted->request),
                                                 std::move(admitted->permit), std::move(encoder));

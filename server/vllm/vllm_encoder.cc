@@ -1,51 +1,71 @@
 #include "server/vllm/vllm_encoder.h"
 
+#include <cmath>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/output_delta.h"
 
 namespace parallax::server {
 namespace {
 
 namespace wire = ::vllm::grpc::engine;
-using PositionList = google::protobuf::RepeatedPtrField<v1::TokenLogprobs>;
 
-void FillTop(const v1::TokenLogprobs& position, wire::TopLogProbs* top) {
-  for (const v1::TokenLogprob& token : position.top()) {
-    top->add_values(token.logprob());
-    top->add_token_ids(static_cast<uint32_t>(token.token_id()));
+void FillTop(const PositionLogprobs& position, wire::TopLogProbs* top) {
+  for (const TokenLogprob& token : position.top) {
+    top->add_values(token.logprob);
+    top->add_token_ids(static_cast<uint32_t>(token.token));
   }
 }
 
-void AppendOutput(const PositionList& positions, wire::OutputLogProbs* output) {
-  for (const v1::TokenLogprobs& position : positions) {
-    output->add_token_logprobs(position.chosen().logprob());
-    output->add_token_ids(static_cast<uint32_t>(position.chosen().token_id()));
+void AppendOutput(std::span<const PositionLogprobs> positions, wire::OutputLogProbs* output) {
+  for (const PositionLogprobs& position : positions) {
+    output->add_token_logprobs(position.chosen.logprob);
+    output->add_token_ids(static_cast<uint32_t>(position.chosen.token));
     FillTop(position, output->add_top_logprobs());
   }
 }
 
-void AppendInput(const PositionList& positions, wire::InputLogProbs* input) {
-  for (const v1::TokenLogprobs& position : positions) {
+void AppendInput(std::span<const PositionLogprobs> positions, wire::InputLogProbs* input) {
+  for (const PositionLogprobs& position : positions) {
     wire::InputTokenLogProb* chosen = input->add_token_logprobs();
-    if (position.chosen().has_logprob()) chosen->set_value(position.chosen().logprob());
-    input->add_token_ids(static_cast<uint32_t>(position.chosen().token_id()));
+    if (!std::isnan(position.chosen.logprob)) chosen->set_value(position.chosen.logprob);
+    input->add_token_ids(static_cast<uint32_t>(position.chosen.token));
     FillTop(position, input->add_top_logprobs());
   }
 }
 
 // Null for a choice that an error ended: the call's status says what happened.
-const char* ReasonOf(v1::FinishReason reason) {
+const char* ReasonOf(FinishReason reason) {
   switch (reason) {
-    case v1::FINISH_REASON_STOP:
+    case FinishReason::kStop:
       return "stop";
-    case v1::FINISH_REASON_LENGTH:
+    case FinishReason::kLength:
       return "length";
-    case v1::FINISH_REASON_CANCELLED:
-    case v1::FINISH_REASON_DEADLINE:
+    case FinishReason::kCancelled:
+    case FinishReason::kDeadline:
       return "abort";
-    default:
-      return nullptr;
+    case FinishReason::kError:
+      break;
+  }
+  return nullptr;
+}
+
+bool HasNews(const OutputChunk& chunk) {
+  // A delta may hold text alone, held back by a stop string that did not come: no news here.
+  return !chunk.delta.token_ids.empty() || !chunk.prompt_logprobs.empty();
+}
+
+void FillFinish(const ChoiceFinish& finish, wire::GenerateComplete* out) {
+  out->set_finish_reason(ReasonOf(finish.reason));
+  out->set_prompt_tokens(static_cast<uint32_t>(finish.prompt_tokens));
+  out->set_cached_tokens(static_cast<uint32_t>(finish.cached_tokens));
+  out->set_completion_tokens(static_cast<uint32_t>(finish.completion_tokens));
+  if (finish.matched_stop_string.has_value()) {
+    out->set_matched_stop_str(*finish.matched_stop_string);
+  } else if (finish.matched_stop_token.has_value()) {
+    out->set_matched_token_id(static_cast<uint32_t>(*finish.matched_stop_token));
   }
 }
 
@@ -61,84 +81,83 @@ void VllmEncoder::OnStart(const RequestStart& start) {
   cached_tokens_ = static_cast<uint32_t>(start.cached_tokens);
 }
 
-absl::Status VllmEncoder::Add(v1::GenerateChunk* chunk) {
-  Choice& choice = choices_[static_cast<size_t>(chunk->index())];
-  choice.completion_tokens += static_cast<uint32_t>(chunk->token_ids_size());
-  choice.complete.mutable_output_ids()->Add(chunk->token_ids().begin(), chunk->token_ids().end());
-  if (stream_) {
-    AddStreamed(*chunk);
-  } else if (absl::Status s = Collect(*chunk); !s.ok()) {
-    return s;
+absl::Status VllmEncoder::Add(OutputChunk chunk) {
+  const bool ends = chunk.delta.finish.has_value() && ReasonOf(chunk.delta.finish->reason);
+  if (!stream_) {
+    if (absl::Status s = Collect(chunk); !s.ok()) return s;
+    if (ends) finish_ = std::move(chunk.delta);
+  } else if (HasNews(chunk)) {
+    chunk_ = std::move(chunk);
+  } else if (ends) {
+    finish_ = std::move(chunk.delta);
   }
-  if (chunk->has_finish()) Complete(chunk->index(), chunk->finish());
   return absl::OkStatus();
 }
 
-void VllmEncoder::AddStreamed(const v1::GenerateChunk& chunk) {
-  // A delta may hold text alone, held back by a stop string that did not come: no news here.
-  if (chunk.token_ids().empty() && chunk.prompt_logprobs().empty()) return;
-  wire::GenerateStreamChunk& out = chunk_.emplace();
-  out.mutable_token_ids()->Add(chunk.token_ids().begin(), chunk.token_ids().end());
-  out.set_prompt_tokens(prompt_tokens_);
-  out.set_completion_tokens(choices_[static_cast<size_t>(chunk.index())].completion_tokens);
-  out.set_cached_tokens(cached_tokens_);
-  out.set_index(static_cast<uint32_t>(chunk.index()));
-  if (!chunk.logprobs().empty()) AppendOutput(chunk.logprobs(), out.mutable_output_logprobs());
-  if (!chunk.prompt_logprobs().empty()) {
-    AppendInput(chunk.prompt_logprobs(), out.mutable_input_logprobs());
+absl::Status VllmEncoder::Collect(const OutputChunk& chunk) {
+  collected_bytes_ += DeltaBytes(chunk.delta);
+  for (const PositionLogprobs& position : chunk.prompt_logprobs) {
+    collected_bytes_ += LogprobsBytes(position);
   }
-}
-
-absl::Status VllmEncoder::Collect(const v1::GenerateChunk& chunk) {
-  collected_bytes_ += chunk.ByteSizeLong();
   if (collected_bytes_ > max_response_bytes_) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the reply would have more than ", max_response_bytes_, " bytes; set stream"));
   }
-  AppendInput(chunk.prompt_logprobs(), &prompt_logprobs_);
-  if (chunk.logprobs().empty()) return absl::OkStatus();
-  wire::GenerateComplete& complete = choices_[static_cast<size_t>(chunk.index())].complete;
-  AppendOutput(chunk.logprobs(), complete.mutable_output_logprobs());
+  AppendInput(chunk.prompt_logprobs, &prompt_logprobs_);
+  const OutputDelta& delta = chunk.delta;
+  wire::GenerateComplete& complete = choices_[static_cast<size_t>(delta.choice)].complete;
+  complete.mutable_output_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
+  if (!delta.logprobs.empty()) AppendOutput(delta.logprobs, complete.mutable_output_logprobs());
   return absl::OkStatus();
 }
 
-void VllmEncoder::Complete(int32_t index, const v1::Finish& finish) {
-  const char* reason = ReasonOf(finish.reason());
-  if (reason == nullptr) return;
-  complete_ = std::move(choices_[static_cast<size_t>(index)].complete);
-  complete_->set_finish_reason(reason);
-  complete_->set_index(static_cast<uint32_t>(index));
-  complete_->set_prompt_tokens(static_cast<uint32_t>(finish.usage().prompt_tokens()));
-  complete_->set_cached_tokens(static_cast<uint32_t>(finish.usage().cached_tokens()));
-  complete_->set_completion_tokens(static_cast<uint32_t>(finish.usage().completion_tokens()));
-  if (!prompt_logprobs_.token_ids().empty()) {
-    *complete_->mutable_input_logprobs() = prompt_logprobs_;
-  }
-  if (finish.has_stop_string()) {
-    complete_->set_matched_stop_str(finish.stop_string());
-  } else if (finish.has_stop_token_id()) {
-    complete_->set_matched_token_id(static_cast<uint32_t>(finish.stop_token_id()));
-  }
-}
-
 bool VllmEncoder::Next(Message* message) {
-  message->Clear();
+  // Not message->Clear(), which frees the chunk that is there, and its ids' buffer with it.
   if (chunk_.has_value()) {
-    message->mutable_chunk()->Swap(&*chunk_);
-    chunk_.reset();
+    WriteChunk(message->mutable_chunk());
     return true;
   }
-  if (complete_.has_value()) {
-    message->mutable_complete()->Swap(&*complete_);
-    complete_.reset();
+  if (finish_.has_value()) {
+    WriteComplete(message->mutable_complete());
     return true;
   }
   return false;
 }
 
+void VllmEncoder::WriteChunk(wire::GenerateStreamChunk* out) {
+  OutputDelta& delta = chunk_->delta;
+  Choice& choice = choices_[static_cast<size_t>(delta.choice)];
+  choice.completion_tokens += static_cast<uint32_t>(delta.token_ids.size());
+  out->Clear();
+  out->mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
+  out->set_prompt_tokens(prompt_tokens_);
+  out->set_completion_tokens(choice.completion_tokens);
+  out->set_cached_tokens(cached_tokens_);
+  out->set_index(static_cast<uint32_t>(delta.choice));
+  if (!delta.logprobs.empty()) AppendOutput(delta.logprobs, out->mutable_output_logprobs());
+  if (!chunk_->prompt_logprobs.empty()) {
+    AppendInput(chunk_->prompt_logprobs, out->mutable_input_logprobs());
+  }
+  if (delta.finish.has_value() && ReasonOf(delta.finish->reason)) finish_ = std::move(delta);
+  chunk_.reset();
+}
+
+void VllmEncoder::WriteComplete(wire::GenerateComplete* out) {
+  if (stream_) {
+    out->Clear();
+    out->mutable_output_ids()->Add(finish_->token_ids.begin(), finish_->token_ids.end());
+  } else {
+    out->Swap(&choices_[static_cast<size_t>(finish_->choice)].complete);
+    if (!prompt_logprobs_.token_ids().empty()) *out->mutable_input_logprobs() = prompt_logprobs_;
+  }
+  out->set_index(static_cast<uint32_t>(finish_->choice));
+  FillFinish(*finish_->finish, out);
+  finish_.reset();
+}
+
 void VllmEncoder::Clear() {
   chunk_.reset();
-  complete_.reset();
+  finish_.reset();
 }
 
 }  // namespace parallax::server

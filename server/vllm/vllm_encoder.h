@@ -1,11 +1,11 @@
 // VllmEncoder: the Encoder (generate_reactor.h) of VllmEngine.Generate: from the outbox's chunks
 // to GenerateResponse messages.
 //
-//   with `stream`   a chunk with the new tokens each time; then, once a choice, its complete
+//   with `stream`   a chunk with the new tokens each time; then, once a choice, its complete, whose
+//                   token ids are those of the last chunk again
 //   without         once a choice, its complete, with everything
 //
-// A complete holds all token ids of its choice, so they are kept: at most max_tokens a choice.
-// Without `stream` log-probabilities are kept too; together they are bounded by
+// Only without `stream` is output kept: token ids and log-probabilities, together bounded by
 // max_response_bytes, as the unary Generate's reply is.
 //
 // Thread safety: none; the owning reactor's mutex guards it.
@@ -20,7 +20,7 @@
 #include "absl/status/status.h"
 #include "engine/request.h"
 #include "engine/token_sink.h"
-#include "parallax/v1/inference.pb.h"
+#include "server/chunk_outbox.h"
 #include "vllm/vllm_engine.pb.h"
 
 namespace parallax::server {
@@ -33,20 +33,20 @@ class VllmEncoder {
 
   void OnStart(const RequestStart& start);
   /// RESOURCE_EXHAUSTED over max_response_bytes. REQUIRES: empty().
-  absl::Status Add(v1::GenerateChunk* chunk);
+  absl::Status Add(OutputChunk chunk);
   bool Next(Message* message);
-  bool empty() const { return !chunk_.has_value() && !complete_.has_value(); }
+  bool empty() const { return !chunk_.has_value() && !finish_.has_value(); }
   void Clear();
 
  private:
   struct Choice {
-    ::vllm::grpc::engine::GenerateComplete complete;  // so far
     uint32_t completion_tokens = 0;
+    ::vllm::grpc::engine::GenerateComplete complete;  // so far; without `stream`
   };
 
-  void AddStreamed(const v1::GenerateChunk& chunk);
-  absl::Status Collect(const v1::GenerateChunk& chunk);
-  void Complete(int32_t index, const v1::Finish& finish);
+  absl::Status Collect(const OutputChunk& chunk);
+  void WriteChunk(::vllm::grpc::engine::GenerateStreamChunk* out);
+  void WriteComplete(::vllm::grpc::engine::GenerateComplete* out);
 
   const bool stream_;
   const size_t max_response_bytes_;
@@ -57,8 +57,8 @@ class VllmEncoder {
   ::vllm::grpc::engine::InputLogProbs prompt_logprobs_;  // without `stream`
 
   // What Next hands out, in this order.
-  std::optional<::vllm::grpc::engine::GenerateStreamChunk> chunk_;
-  std::optional<::vllm::grpc::engine::GenerateComplete> complete_;
+  std::optional<OutputChunk> chunk_;
+  std::optional<OutputDelta> finish_;  // a choice's last delta, when its chunk has gone out
 };
 
 }  // namespace parallax::server

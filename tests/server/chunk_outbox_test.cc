@@ -7,6 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/output_delta.h"
 
 namespace parallax::server {
 namespace {
@@ -22,53 +23,50 @@ OutputDelta Delta(int choice, std::string text, std::vector<int32_t> ids) {
 }
 
 TEST(ChunkOutboxTest, CoalescesPerChoiceInOrderOfArrival) {
-  ChunkOutbox outbox(1 << 20, nullptr);
+  ChunkOutbox outbox(1 << 20);
   ASSERT_TRUE(outbox.Add(Delta(1, "a", {1})));
   ASSERT_TRUE(outbox.Add(Delta(0, "x", {9})));
   ASSERT_TRUE(outbox.Add(Delta(1, "b", {2, 3})));
-  v1::GenerateChunk chunk;
-  outbox.Take(&chunk);
-  EXPECT_EQ(chunk.index(), 1);
-  EXPECT_EQ(chunk.text(), "ab");
-  EXPECT_THAT(chunk.token_ids(), ElementsAre(1, 2, 3));
-  outbox.Take(&chunk);
-  EXPECT_EQ(chunk.index(), 0);
-  EXPECT_EQ(chunk.text(), "x");
+  OutputDelta delta = outbox.Take().delta;
+  EXPECT_EQ(delta.choice, 1);
+  EXPECT_EQ(delta.text, "ab");
+  EXPECT_THAT(delta.token_ids, ElementsAre(1, 2, 3));
+  delta = outbox.Take().delta;
+  EXPECT_EQ(delta.choice, 0);
+  EXPECT_EQ(delta.text, "x");
   EXPECT_TRUE(outbox.empty());
 }
 
 TEST(ChunkOutboxTest, BoundsWhatWaitsButNotTheEcho) {
-  ChunkOutbox outbox(4096, nullptr);
+  ChunkOutbox outbox(4096);
   EXPECT_TRUE(outbox.Add(Delta(0, std::string(100'000, 'e'), {})));  // the echo
   EXPECT_TRUE(outbox.Add(Delta(1, std::string(100'000, 'e'), {})));  // of the other choice
   int added = 0;
   while (outbox.Add(Delta(0, std::string(100, 't'), {1}))) ++added;
   EXPECT_GT(added, 10);
   EXPECT_LT(added, 41);
-  v1::GenerateChunk chunk;
-  outbox.Take(&chunk);
-  EXPECT_EQ(chunk.text().size(), 100'000u + 100u * added);
+  EXPECT_EQ(outbox.Take().delta.text.size(), 100'000u + 100u * added);
   EXPECT_TRUE(outbox.Add(Delta(0, "room again", {1})));
 }
 
 TEST(ChunkOutboxTest, ChunksStayFarBelowGrpcsLimit) {
-  ChunkOutbox outbox(64 << 20, nullptr);
+  ChunkOutbox outbox(64 << 20);
   for (int i = 0; i < 2000; ++i) {
     ASSERT_TRUE(outbox.Add(Delta(0, std::string(1000, 'x'), std::vector<int32_t>(100, 7))));
   }
   size_t text = 0;
   int chunks = 0;
-  for (v1::GenerateChunk chunk; !outbox.empty(); ++chunks) {
-    outbox.Take(&chunk);
-    EXPECT_LT(chunk.ByteSizeLong(), 2u << 20);
-    text += chunk.text().size();
+  for (; !outbox.empty(); ++chunks) {
+    const OutputDelta delta = outbox.Take().delta;
+    EXPECT_LE(DeltaBytes(delta), ChunkOutbox::kMaxChunkBytes);
+    text += delta.text.size();
   }
   EXPECT_EQ(text, 2'000'000u);
   EXPECT_GT(chunks, 5);
 }
 
 TEST(ChunkOutboxTest, PromptLogprobsComeFirstInPieces) {
-  ChunkOutbox outbox(4096, nullptr);
+  ChunkOutbox outbox(4096);
   std::vector<PositionLogprobs> positions(20'000);
   for (int i = 0; i < 20'000; ++i) {
     positions[i].chosen = {.token = i, .logprob = i == 0 ? NAN : -1.0f};
@@ -77,19 +75,19 @@ TEST(ChunkOutboxTest, PromptLogprobsComeFirstInPieces) {
   outbox.AddPromptLogprobs(std::move(positions));
   ASSERT_TRUE(outbox.Add(Delta(0, "t", {5})));
   int next = 0;
-  v1::GenerateChunk chunk;
-  while (next < 20'000) {
-    outbox.Take(&chunk);
-    EXPECT_LT(chunk.ByteSizeLong(), 1u << 20);
-    EXPECT_EQ(chunk.token_ids_size(), 0);
-    for (const auto& position : chunk.prompt_logprobs()) {
-      ASSERT_EQ(position.chosen().token_id(), next);
-      ASSERT_EQ(position.chosen().has_logprob(), next != 0);
+  int pieces = 0;
+  for (; next < 20'000; ++pieces) {
+    const OutputChunk chunk = outbox.Take();
+    EXPECT_TRUE(chunk.delta.token_ids.empty());
+    for (const PositionLogprobs& position : chunk.prompt_logprobs) {
+      ASSERT_EQ(position.chosen.token, next);
+      ASSERT_EQ(std::isnan(position.chosen.logprob), next == 0);
+      ASSERT_EQ(position.top.size(), 20u);
       ++next;
     }
   }
-  outbox.Take(&chunk);
-  EXPECT_EQ(chunk.text(), "t");
+  EXPECT_GT(pieces, 10);
+  EXPECT_EQ(outbox.Take().delta.text, "t");
   EXPECT_TRUE(outbox.empty());
 }
 
@@ -98,15 +96,14 @@ TEST(ChunkOutboxTest, RandomInterleavingsLoseNothing) {
   for (uint64_t seed = 1; seed <= 50; ++seed) {
     SCOPED_TRACE(seed);
     std::mt19937_64 random(seed);
-    ChunkOutbox outbox(1 << 20, nullptr);
+    ChunkOutbox outbox(1 << 20);
     std::map<int, std::string> added, taken;
     std::map<int, int> finishes;
-    v1::GenerateChunk chunk;
     const auto take = [&] {
-      outbox.Take(&chunk);
-      EXPECT_EQ(finishes[chunk.index()], 0) << "output after the finish";
-      taken[chunk.index()] += chunk.text();
-      finishes[chunk.index()] += chunk.has_finish() ? 1 : 0;
+      const OutputDelta delta = outbox.Take().delta;
+      EXPECT_EQ(finishes[delta.choice], 0) << "output after the finish";
+      taken[delta.choice] += delta.text;
+      finishes[delta.choice] += delta.finish.has_value() ? 1 : 0;
     };
     for (int i = 0; i < 500; ++i) {
       if (random() % 3 == 0 && !outbox.empty()) take();

@@ -1,5 +1,7 @@
 #include "server/vllm/vllm_encoder.h"
 
+#include <cmath>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -18,30 +20,35 @@ Request TwoChoices() {
   return request;
 }
 
-v1::GenerateChunk Chunk(int index, const std::vector<int32_t>& ids, bool finish = false) {
-  v1::GenerateChunk chunk;
-  chunk.set_index(index);
+OutputChunk Chunk(int choice, const std::vector<int32_t>& ids, bool finish = false) {
+  OutputChunk chunk;
+  chunk.delta.choice = choice;
+  chunk.delta.token_ids = ids;
   for (const int32_t id : ids) {
-    chunk.add_token_ids(id);
-    v1::TokenLogprobs& position = *chunk.add_logprobs();
-    position.mutable_chosen()->set_token_id(id);
-    position.mutable_chosen()->set_logprob(-0.5f);
-    v1::TokenLogprob& top = *position.add_top();
-    top.set_token_id(id + 1);
-    top.set_logprob(-0.25f);
+    chunk.delta.logprobs.push_back(
+        {.chosen = {.token = id, .logprob = -0.5f}, .top = {{.token = id + 1, .logprob = -0.25f}}});
   }
   if (finish) {
-    chunk.mutable_finish()->set_reason(v1::FINISH_REASON_STOP);
-    chunk.mutable_finish()->set_stop_token_id(9);
-    chunk.mutable_finish()->mutable_usage()->set_prompt_tokens(3);
-    chunk.mutable_finish()->mutable_usage()->set_completion_tokens(3);
-    chunk.mutable_finish()->mutable_usage()->set_cached_tokens(2);
+    chunk.delta.finish = ChoiceFinish{.reason = FinishReason::kStop,
+                                      .matched_stop_string = {},
+                                      .matched_stop_token = 9,
+                                      .prompt_tokens = 3,
+                                      .cached_tokens = 2,
+                                      .completion_tokens = 3,
+                                      .timings = {}};
   }
   return chunk;
 }
 
-std::vector<wire::GenerateResponse> Encode(VllmEncoder* encoder, v1::GenerateChunk chunk) {
-  EXPECT_TRUE(encoder->Add(&chunk).ok());
+OutputChunk Ended(int choice, FinishReason reason) {
+  OutputChunk chunk;
+  chunk.delta.choice = choice;
+  chunk.delta.finish.emplace().reason = reason;
+  return chunk;
+}
+
+std::vector<wire::GenerateResponse> Encode(VllmEncoder* encoder, OutputChunk chunk) {
+  EXPECT_TRUE(encoder->Add(std::move(chunk)).ok());
   std::vector<wire::GenerateResponse> messages;
   wire::GenerateResponse message;
   while (encoder->Next(&message)) messages.push_back(message);
@@ -68,7 +75,7 @@ TEST(VllmEncoderTest, AStreamIsChunksAndThenOneCompleteAChoice) {
   EXPECT_EQ(messages[0].chunk().completion_tokens(), 3u) << "a running total";
   const wire::GenerateComplete& complete = messages[1].complete();
   EXPECT_EQ(complete.index(), 1u);
-  EXPECT_THAT(complete.output_ids(), ElementsAre(5, 6, 7));
+  EXPECT_THAT(complete.output_ids(), ElementsAre(7)) << "the chunks had the others";
   EXPECT_EQ(complete.finish_reason(), "stop");
   EXPECT_EQ(complete.matched_token_id(), 9u);
   EXPECT_EQ(complete.cached_tokens(), 2u);
@@ -77,8 +84,8 @@ TEST(VllmEncoderTest, AStreamIsChunksAndThenOneCompleteAChoice) {
 
 TEST(VllmEncoderTest, WithoutStreamEverythingIsInTheCompletes) {
   VllmEncoder encoder(TwoChoices(), /*stream=*/false, 1 << 20);
-  v1::GenerateChunk prompt;
-  prompt.add_prompt_logprobs()->mutable_chosen()->set_token_id(1);  // the first has none
+  OutputChunk prompt;
+  prompt.prompt_logprobs.push_back({.chosen = {.token = 1, .logprob = NAN}, .top = {}});
   EXPECT_TRUE(Encode(&encoder, prompt).empty());
   EXPECT_TRUE(Encode(&encoder, Chunk(0, {5, 6})).empty());
   const auto messages = Encode(&encoder, Chunk(0, {7}, /*finish=*/true));
@@ -92,27 +99,39 @@ TEST(VllmEncoderTest, WithoutStreamEverythingIsInTheCompletes) {
 
 TEST(VllmEncoderTest, AReplyThatGrowsTooLargeIsAnError) {
   VllmEncoder encoder(TwoChoices(), /*stream=*/false, 100);
-  v1::GenerateChunk chunk = Chunk(0, std::vector<int32_t>(50, 5));
-  EXPECT_EQ(encoder.Add(&chunk).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(encoder.Add(Chunk(0, std::vector<int32_t>(50, 5))).code(),
+            absl::StatusCode::kResourceExhausted);
 }
 
 TEST(VllmEncoderTest, AChoiceThatAnErrorEndedHasNoComplete) {
   VllmEncoder encoder(TwoChoices(), /*stream=*/true, 1 << 20);
-  v1::GenerateChunk chunk;
-  chunk.mutable_finish()->set_reason(v1::FINISH_REASON_UNSPECIFIED);
-  EXPECT_TRUE(Encode(&encoder, chunk).empty());
-  chunk.set_index(1);
-  chunk.mutable_finish()->set_reason(v1::FINISH_REASON_CANCELLED);
-  const auto messages = Encode(&encoder, chunk);
+  EXPECT_TRUE(Encode(&encoder, Ended(0, FinishReason::kError)).empty());
+  const auto messages = Encode(&encoder, Ended(1, FinishReason::kCancelled));
   ASSERT_EQ(messages.size(), 1u);
   EXPECT_EQ(messages[0].complete().finish_reason(), "abort");
 }
 
 TEST(VllmEncoderTest, TextThatWasHeldBackIsNoMessage) {
   VllmEncoder encoder(TwoChoices(), /*stream=*/true, 1 << 20);
-  v1::GenerateChunk chunk;
-  chunk.set_text("held back by a stop string that did not come");
+  OutputChunk chunk;
+  chunk.delta.text = "held back by a stop string that did not come";
   EXPECT_TRUE(Encode(&encoder, chunk).empty());
+}
+
+// A stream's cost: what is written one after the other reuses the memory of the first.
+TEST(VllmEncoderTest, ChunksReuseTheMessagesMemory) {
+  VllmEncoder encoder(TwoChoices(), /*stream=*/true, 1 << 20);
+  wire::GenerateResponse message;
+  ASSERT_TRUE(encoder.Add(Chunk(0, {5, 6})).ok());
+  ASSERT_TRUE(encoder.Next(&message));
+  const wire::GenerateStreamChunk* const chunk = &message.chunk();
+  const uint32_t* const ids = chunk->token_ids().data();
+  ASSERT_TRUE(encoder.Add(Chunk(1, {7})).ok());
+  ASSERT_TRUE(encoder.Next(&message));
+  EXPECT_EQ(&message.chunk(), chunk);
+  EXPECT_EQ(message.chunk().token_ids().data(), ids);
+  EXPECT_THAT(message.chunk().token_ids(), ElementsAre(7));
+  EXPECT_EQ(message.chunk().index(), 1u);
 }
 
 }  // namespace
