@@ -1,15 +1,16 @@
 #include "server/generate_call.h"
 
 #include <algorithm>
-#include <iterator>
+#include <memory>
 #include <optional>
 #include <string_view>
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "engine/retry_after.h"
+#include "server/admission.h"
+#include "server/call_metadata.h"
+#include "server/request_builder.h"
 #include "server/status_mapping.h"
-#include "server/trace_context.h"
 
 namespace parallax::server {
 namespace {
@@ -19,15 +20,8 @@ bool IsServerFault(absl::StatusCode code) {
          code == absl::StatusCode::kDataLoss;
 }
 
-std::string TraceparentOf(const grpc::ServerContextBase& context) {
-  const auto [first, last] = context.client_metadata().equal_range("traceparent");
-  if (first == last || std::next(first) != last) return {};
-  const std::string_view value(first->second.data(), first->second.size());
-  return IsTraceparent(value) ? std::string(value) : std::string();
-}
-
 std::string_view ReasonName(const std::optional<FinishReason>& reason) {
-  if (!reason.has_value()) return "none";  // refused by the engine
+  if (!reason.has_value()) return "none";  // refused
   switch (*reason) {
     case FinishReason::kStop:
       return "stop";
@@ -45,31 +39,40 @@ std::string_view ReasonName(const std::optional<FinishReason>& reason) {
 
 }  // namespace
 
-void AddRetryAfter(const absl::Status& status, grpc::ServerContextBase* context) {
-  const std::optional<absl::Duration> delay = GetRetryAfter(status);
-  if (!delay.has_value()) return;
-  const int64_t milliseconds =
-      std::max<int64_t>(1, absl::ToInt64Milliseconds(absl::Ceil(*delay, absl::Milliseconds(1))));
-  context->AddTrailingMetadata("retry-after-ms", std::to_string(milliseconds));
-}
-
 GenerateCall::GenerateCall(RpcMethod method, grpc::CallbackServerContext* context,
-                           const CallEnvironment* environment, const Request& request,
-                           Permit permit)
+                           const CallEnvironment* environment, const std::string& requested_id)
     : method_(method),
       context_(context),
-      environment_(*environment),
-      request_id_(request.id),
-      principal_(request.principal),
+      environment_(environment),
+      identity_(DrawRequestIdentity()),
       traceparent_(TraceparentOf(*context)),
-      deadline_(request.deadline),
-      received_(absl::Now()),
-      permit_(std::move(permit)) {}
+      deadline_(DeadlineOf(*context)),
+      received_(absl::Now()) {
+  if (CheckRequestId("request_id", requested_id).ok()) identity_.id = requested_id;
+}
 
-void GenerateCall::AnnounceId() { context_->AddInitialMetadata("x-request-id", request_id_); }
+absl::Status GenerateCall::Admit() {
+  absl::StatusOr<std::shared_ptr<Principal>> principal = AuthenticateCall(*context_, *environment_);
+  if (!principal.ok()) return principal.status();
+  principal_ = (*principal)->name();
+  absl::StatusOr<Permit> permit = (*principal)->AdmitRequest(received_);
+  if (!permit.ok()) return permit.status();
+  permit_ = *std::move(permit);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Request> GenerateCall::Build(const v1::GenerateRequest& wire) const {
+  return BuildRequest(wire, environment_->model, environment_->limits,
+                      {.principal = principal_,
+                       .deadline = deadline_,
+                       .fallback_id = identity_.id,
+                       .fallback_seed = identity_.seed});
+}
+
+void GenerateCall::AnnounceId() { context_->AddInitialMetadata("x-request-id", identity_.id); }
 
 void GenerateCall::Cancel(absl::Status status) const {
-  environment_.engine->Abort(request_id_, principal_, std::move(status));
+  environment_->engine->Abort(identity_.id, principal_, std::move(status));
 }
 
 absl::Status GenerateCall::ClientGoneStatus() const {
@@ -90,33 +93,33 @@ void GenerateCall::NoteFinish(const ChoiceFinish& finish) {
 grpc::Status GenerateCall::End(const absl::Status& status) {
   permit_.Release();
   AddRetryAfter(status, context_);
-  context_->AddTrailingMetadata("x-request-id", request_id_);
-  if (!traceparent_.empty()) context_->AddTrailingMetadata("traceparent", traceparent_);
+  context_->AddTrailingMetadata("x-request-id", identity_.id);
+  EchoTraceparent(traceparent_, context_);
   const grpc::Status wire = ToGrpcStatus(status);
-  environment_.metrics->OnRpc(method_, wire.error_code());
+  environment_->metrics->OnRpc(method_, wire.error_code());
   LogEnd(status);
   return wire;
 }
 
 void GenerateCall::LogEnd(const absl::Status& status) const {
   const LogLevel level = IsServerFault(status.code()) ? LogLevel::kWarning : LogLevel::kInfo;
-  if (!environment_.logger->Enabled(level)) return;
-  environment_.logger->Log(level, "request_ended",
-                           {{"method", RpcMethodName(method_)},
-                            {"request_id", request_id_},
-                            {"traceparent", traceparent_},
-                            {"principal", principal_},
-                            {"peer", context_->peer()},
-                            {"code", StatusCodeName(ToGrpcStatus(status).error_code())},
-                            {"message", std::string(status.message())},
-                            {"finish_reason", ReasonName(outcome_.reason)},
-                            {"prompt_tokens", outcome_.prompt_tokens},
-                            {"cached_tokens", outcome_.cached_tokens},
-                            {"completion_tokens", outcome_.completion_tokens},
-                            {"queue_us", absl::ToInt64Microseconds(outcome_.timings.queue)},
-                            {"prefill_us", absl::ToInt64Microseconds(outcome_.timings.prefill)},
-                            {"decode_us", absl::ToInt64Microseconds(outcome_.timings.decode)},
-                            {"total_us", absl::ToInt64Microseconds(absl::Now() - received_)}});
+  if (!environment_->logger->Enabled(level)) return;
+  environment_->logger->Log(level, "request_ended",
+                            {{"method", RpcMethodName(method_)},
+                             {"request_id", identity_.id},
+                             {"traceparent", traceparent_},
+                             {"principal", principal_},
+                             {"peer", context_->peer()},
+                             {"code", StatusCodeName(ToGrpcStatus(status).error_code())},
+                             {"message", std::string(status.message())},
+                             {"finish_reason", ReasonName(outcome_.reason)},
+                             {"prompt_tokens", outcome_.prompt_tokens},
+                             {"cached_tokens", outcome_.cached_tokens},
+                             {"completion_tokens", outcome_.completion_tokens},
+                             {"queue_us", absl::ToInt64Microseconds(outcome_.timings.queue)},
+                             {"prefill_us", absl::ToInt64Microseconds(outcome_.timings.prefill)},
+                             {"decode_us", absl::ToInt64Microseconds(outcome_.timings.decode)},
+                             {"total_us", absl::ToInt64Microseconds(absl::Now() - received_)}});
 }
 
 }  // namespace parallax::server

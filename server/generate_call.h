@@ -1,13 +1,13 @@
-// GenerateCall: what one generating call holds besides its output: its id, its permit, and
-// how it is ended and accounted for.
+// GenerateCall: one generating call, from its arrival to its end: its id, its caller and permit,
+// and how it is accounted for. What is refused and what the engine runs end the same way.
 //
 // Metadata: x-request-id in the initial metadata of what the engine accepted and in all trailing
-// metadata, a valid traceparent of the caller's in the trailing. Log: one line a call,
-// "request_ended", with ids, tokens, timings, finish reason and peer; never with the prompt or the
-// output.
+// metadata, a valid traceparent of the caller's in the trailing. Log: one line a call, refused or
+// not, "request_ended", with ids, caller, tokens, timings, finish reason and peer; never with the
+// prompt or the output.
 //
-// Thread safety: End once, from any thread, after every NoteFinish; these from one thread at a
-// time. The rest is const or delegates to the engine.
+// Thread safety: End once, from any thread, after all else but const methods, which may be called
+// from any thread at any time.
 #ifndef PARALLAX_SERVER_GENERATE_CALL_H_
 #define PARALLAX_SERVER_GENERATE_CALL_H_
 
@@ -15,23 +15,34 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/request.h"
 #include "engine/token_sink.h"
 #include "grpcpp/server_context.h"
+#include "parallax/v1/inference.pb.h"
 #include "server/call_environment.h"
 #include "server/metrics.h"
 #include "server/principal.h"
+#include "server/request_ids.h"
 
 namespace parallax::server {
 
 class GenerateCall {
  public:
+  /// `requested_id` is the call's, if it is a valid one; else it gets one of the server's.
   /// `context` lives until gRPC is done with the call.
   GenerateCall(RpcMethod method, grpc::CallbackServerContext* context,
-               const CallEnvironment* environment, const Request& request, Permit permit);
+               const CallEnvironment* environment, const std::string& requested_id);
 
-  const std::string& request_id() const { return request_id_; }
-  const CallEnvironment& environment() const { return environment_; }
+  /// Finds out who calls and takes a permit of that caller's: UNAUTHENTICATED, or
+  /// RESOURCE_EXHAUSTED with a retry hint.
+  absl::Status Admit();
+  /// Validates `wire` (request_builder.h). REQUIRES: admitted.
+  absl::StatusOr<Request> Build(const v1::GenerateRequest& wire) const;
+
+  const std::string& request_id() const { return identity_.id; }
+  const CallEnvironment& environment() const { return *environment_; }
 
   /// Has the engine end the request with `status`. Reaches only requests of this call's
   /// principal: once the request has ended, its id may be another's.
@@ -61,20 +72,17 @@ class GenerateCall {
 
   void LogEnd(const absl::Status& status) const;
 
-  const RpcMethod method_;
-  grpc::CallbackServerContext* const context_;
-  const CallEnvironment& environment_;
-  const std::string request_id_;
-  const std::string principal_;
-  const std::string traceparent_;  // empty: none that is valid
-  const absl::Time deadline_;
-  const absl::Time received_;
+  RpcMethod method_;
+  grpc::CallbackServerContext* context_;
+  const CallEnvironment* environment_;
+  RequestIdentity identity_;
+  std::string principal_;    // empty until admitted
+  std::string traceparent_;  // empty: none that is valid
+  absl::Time deadline_;
+  absl::Time received_;
   Permit permit_;
   Outcome outcome_;
 };
-
-/// Adds the trailing metadatum retry-after-ms if `status` has a hint.
-void AddRetryAfter(const absl::Status& status, grpc::ServerContextBase* context);
 
 }  // namespace parallax::server
 

@@ -8,29 +8,28 @@
 
 namespace parallax::server {
 
-GenerateCollector* GenerateCollector::Start(grpc::CallbackServerContext* context,
-                                            const CallEnvironment* environment, Request request,
-                                            Permit permit, v1::GenerateResponse* response) {
-  auto collector = std::make_shared<GenerateCollector>(context, environment, request,
-                                                       std::move(permit), response);
+GenerateCollector* GenerateCollector::Start(GenerateCall call, Request request,
+                                            v1::GenerateResponse* response) {
+  const CallEnvironment& environment = call.environment();
+  auto collector =
+      std::make_shared<GenerateCollector>(std::move(call), request.sampling.n, response);
   {
     MutexLock lock(&collector->mutex_);
     collector->self_ = collector;
   }
-  const absl::Status submitted = environment->engine->Submit(std::move(request), collector);
+  const absl::Status submitted = environment.engine->Submit(std::move(request), collector);
   if (!submitted.ok()) collector->OnDone(submitted);
   return collector.get();
 }
 
-GenerateCollector::GenerateCollector(grpc::CallbackServerContext* context,
-                                     const CallEnvironment* environment, const Request& request,
-                                     Permit permit, v1::GenerateResponse* response)
-    : call_(RpcMethod::kGenerate, context, environment, request, std::move(permit)),
-      dispatch_queue_(environment->dispatcher->AssignQueue()),
+GenerateCollector::GenerateCollector(GenerateCall call, int num_choices,
+                                     v1::GenerateResponse* response)
+    : call_(std::move(call)),
+      dispatch_queue_(call_.environment().dispatcher->AssignQueue()),
       response_(response),
-      choices_(request.sampling.n) {
+      choices_(static_cast<size_t>(num_choices)) {
   call_.AnnounceId();
-  for (int i = 0; i < request.sampling.n; ++i) choices_[i].choice = i;
+  for (int i = 0; i < num_choices; ++i) choices_[i].choice = i;
 }
 
 void GenerateCollector::OnStart(RequestStart start) {

@@ -29,12 +29,10 @@ class GenerateCollector final : public grpc::ServerUnaryReactor,
  public:
   /// Submits the request; `response` is filled before the call ends. A refused request ends
   /// the call.
-  static GenerateCollector* Start(grpc::CallbackServerContext* context,
-                                  const CallEnvironment* environment, Request request,
-                                  Permit permit, v1::GenerateResponse* response);
+  static GenerateCollector* Start(GenerateCall call, Request request,
+                                  v1::GenerateResponse* response);
 
-  GenerateCollector(grpc::CallbackServerContext* context, const CallEnvironment* environment,
-                    const Request& request, Permit permit, v1::GenerateResponse* response);
+  GenerateCollector(GenerateCall call, int num_choices, v1::GenerateResponse* response);
 
   // TokenSink, on the engine's thread.
   void OnStart(RequestStart start) override;

@@ -45,16 +45,14 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
                               public std::enable_shared_from_this<GenerateReactor<Encoder>> {
  public:
   /// Submits the request. The reactor keeps itself alive; a refused request ends the call.
-  static GenerateReactor* Start(RpcMethod method, grpc::CallbackServerContext* context,
-                                const CallEnvironment* environment, Request request, Permit permit,
-                                Encoder encoder) {
-    auto reactor = std::make_shared<GenerateReactor>(method, context, environment, request,
-                                                     std::move(permit), std::move(encoder));
+  static GenerateReactor* Start(GenerateCall call, Request request, Encoder encoder) {
+    const CallEnvironment& environment = call.environment();
+    auto reactor = std::make_shared<GenerateReactor>(std::move(call), std::move(encoder));
     {
       MutexLock lock(&reactor->mutex_);
       reactor->self_ = reactor;
     }
-    const absl::Status submitted = environment->engine->Submit(std::move(request), reactor);
+    const absl::Status submitted = environment.engine->Submit(std::move(request), reactor);
     if (submitted.ok()) {
       // Sent at once, because a client that let the server name its request can only then abort
       // it. Not before Submit: a refusal must be the call's first and only answer, or a gateway
@@ -68,12 +66,10 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
     return reactor.get();
   }
 
-  GenerateReactor(RpcMethod method, grpc::CallbackServerContext* context,
-                  const CallEnvironment* environment, const Request& request, Permit permit,
-                  Encoder encoder)
-      : call_(method, context, environment, request, std::move(permit)),
-        dispatch_queue_(environment->dispatcher->AssignQueue()),
-        outbox_(environment->outbox_bytes),
+  GenerateReactor(GenerateCall call, Encoder encoder)
+      : call_(std::move(call)),
+        dispatch_queue_(call_.environment().dispatcher->AssignQueue()),
+        outbox_(call_.environment().outbox_bytes),
         encoder_(std::move(encoder)) {}
 
   // TokenSink, on the engine's thread.

@@ -20,40 +20,35 @@
 namespace parallax::server {
 namespace {
 
-absl::StatusOr<AdmittedRequest> Admit(const grpc::CallbackServerContext& context,
-                                      const v1::GenerateRequest& wire,
-                                      const CallEnvironment& environment) {
-  absl::StatusOr<std::shared_ptr<Principal>> principal = AuthenticateCall(context, environment);
-  if (!principal.ok()) return principal.status();
-  return AdmitRequest(context, *std::move(principal), wire, environment);
+absl::StatusOr<Request> Admit(const v1::GenerateRequest& wire, GenerateCall* call) {
+  if (absl::Status s = call->Admit(); !s.ok()) return s;
+  if (absl::Status s = CheckNoUnknownFields(wire); !s.ok()) return s;
+  return call->Build(wire);
 }
 
 }  // namespace
 
 grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext* context,
-                                                     const v1::GenerateRequest* request,
+                                                     const v1::GenerateRequest* wire,
                                                      v1::GenerateResponse* response) {
-  absl::StatusOr<AdmittedRequest> admitted = Admit(*context, *request, environment_);
-  if (admitted.ok()) {
-    return GenerateCollector::Start(context, &environment_, std::move(admitted->request),
-                                    std::move(admitted->permit), response);
+  GenerateCall call(RpcMethod::kGenerate, context, &environment_, wire->request_id());
+  absl::StatusOr<Request> request = Admit(*wire, &call);
+  if (request.ok()) {
+    return GenerateCollector::Start(std::move(call), *std::move(request), response);
   }
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(EndCall(RpcMethod::kGenerate, admitted.status(), environment_, context));
+  reactor->Finish(call.End(request.status()));
   return reactor;
 }
 
 grpc::ServerWriteReactor<v1::GenerateChunk>* InferenceService::GenerateStream(
-    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  absl::StatusOr<AdmittedRequest> admitted = Admit(*context, *request, environment_);
-  if (admitted.ok()) {
-    ChunkEncoder encoder(admitted->request, environment_.model.tokenizer);
-    return GenerateReactor<ChunkEncoder>::Start(RpcMethod::kGenerateStream, context, &environment_,
-                                                std::move(admitted->request),
-                                                std::move(admitted->permit), std::move(encoder));
-  }
-  return new RefusedStream<v1::GenerateChunk>(
-      EndCall(RpcMethod::kGenerateStream, admitted.status(), environment_, context));
+    grpc::CallbackServerContext* context, const v1::GenerateRequest* wire) {
+  GenerateCall call(RpcMethod::kGenerateStream, context, &environment_, wire->request_id());
+  absl::StatusOr<Request> request = Admit(*wire, &call);
+  if (!request.ok()) return new RefusedStream<v1::GenerateChunk>(call.End(request.status()));
+  ChunkEncoder encoder(*request, environment_.model.tokenizer);
+  return GenerateReactor<ChunkEncoder>::Start(std::move(call), *std::move(request),
+                                              std::move(encoder));
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,

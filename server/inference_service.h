@@ -21,10 +21,10 @@ class InferenceService final : public v1::InferenceService::CallbackService {
   explicit InferenceService(const CallEnvironment* environment) : environment_(*environment) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
-                                     const v1::GenerateRequest* request,
+                                     const v1::GenerateRequest* wire,
                                      v1::GenerateResponse* response) override;
   grpc::ServerWriteReactor<v1::GenerateChunk>* GenerateStream(
-      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
+      grpc::CallbackServerContext* context, const v1::GenerateRequest* wire) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override;

@@ -8,7 +8,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/string_view.h"
-#include "server/unknown_fields.h"
 
 namespace parallax::server {
 namespace {
@@ -226,7 +225,6 @@ absl::Status CheckTokenId(std::string_view field, int32_t id, const ServedModel&
 
 absl::StatusOr<Request> BuildRequest(const v1::GenerateRequest& wire, const ServedModel& model,
                                      const RequestLimits& limits, CallFacts facts) {
-  if (absl::Status s = CheckNoUnknownFields(wire); !s.ok()) return s;
   if (absl::Status s = CheckModelName(wire, model); !s.ok()) return s;
   if (wire.has_request_id()) {
     if (absl::Status s = CheckRequestId("request_id", wire.request_id()); !s.ok()) return s;

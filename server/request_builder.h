@@ -1,8 +1,9 @@
 // BuildRequest: from the wire's GenerateRequest to the engine's Request.
 //
-// The one place where a call is validated. Whatever is out of range, contradictory, unknown
-// or not supported is refused with a message that opens with the field's path in the proto
-// and contains the value:  "sampling.top_p: 1.5 is outside (0, 1]".
+// The one place where values are validated. Whatever is out of range, contradictory or not
+// supported is refused with a message that opens with the field's path in the proto and contains
+// the value:  "sampling.top_p: 1.5 is outside (0, 1]". Fields that this server does not know are
+// refused before, in the message that came (unknown_fields.h).
 //
 // Thread safety: pure functions of their arguments.
 #ifndef PARALLAX_SERVER_REQUEST_BUILDER_H_

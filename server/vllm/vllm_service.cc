@@ -24,17 +24,13 @@ namespace {
 namespace wire = ::vllm::grpc::engine;
 namespace common = ::smg::grpc::common;
 
-absl::StatusOr<AdmittedRequest> Admit(const grpc::CallbackServerContext& context,
-                                      const wire::GenerateRequest& request,
-                                      const CallEnvironment& environment) {
-  absl::StatusOr<std::shared_ptr<Principal>> principal = AuthenticateCall(context, environment);
-  if (!principal.ok()) return principal.status();
-  absl::StatusOr<v1::GenerateRequest> own = FromVllmRequest(request);
+absl::StatusOr<Request> Admit(const wire::GenerateRequest& request, GenerateCall* call) {
+  if (absl::Status s = call->Admit(); !s.ok()) return s;
+  const absl::StatusOr<v1::GenerateRequest> own = FromVllmRequest(request);
   if (!own.ok()) return own.status();
-  absl::StatusOr<AdmittedRequest> admitted =
-      AdmitRequest(context, *std::move(principal), *own, environment);
-  if (!admitted.ok()) return WithVllmFieldNames(admitted.status());
-  return admitted;
+  absl::StatusOr<Request> built = call->Build(*own);
+  if (!built.ok()) return WithVllmFieldNames(built.status());
+  return built;
 }
 
 }  // namespace
@@ -56,15 +52,14 @@ grpc::ServerUnaryReactor* VllmService::End(const absl::Status& status,
 grpc::ServerWriteReactor<wire::GenerateResponse>* VllmService::Generate(
     grpc::CallbackServerContext* context, const wire::GenerateRequest* request) {
   last_receive_us_ = absl::ToUnixMicros(absl::Now());
-  absl::StatusOr<AdmittedRequest> admitted = Admit(*context, *request, environment_);
+  GenerateCall call(RpcMethod::kVllmGenerate, context, &environment_, request->request_id());
+  absl::StatusOr<Request> admitted = Admit(*request, &call);
   if (!admitted.ok()) {
-    return new RefusedStream<wire::GenerateResponse>(
-        EndCall(RpcMethod::kVllmGenerate, admitted.status(), environment_, context));
+    return new RefusedStream<wire::GenerateResponse>(call.End(admitted.status()));
   }
-  VllmEncoder encoder(admitted->request, request->stream(), environment_.max_response_bytes);
-  return GenerateReactor<VllmEncoder>::Start(RpcMethod::kVllmGenerate, context, &environment_,
-                                             std::move(admitted->request),
-                                             std::move(admitted->permit), std::move(encoder));
+  VllmEncoder encoder(*admitted, request->stream(), environment_.max_response_bytes);
+  return GenerateReactor<VllmEncoder>::Start(std::move(call), *std::move(admitted),
+                                             std::move(encoder));
 }
 
 grpc::ServerUnaryReactor* VllmService::Embed(grpc::CallbackServerContext* context,

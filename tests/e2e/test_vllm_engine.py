@@ -198,10 +198,30 @@ def test_the_own_service_does_the_same(server: ServerProcess) -> None:
     assert "hidden" not in server.log()
 
 
+FORGED = 'x"}\n{"event":"forged"}'
+
+
 def test_a_hostile_request_id_is_refused_and_forges_no_log_line(server: ServerProcess, engine: Any) -> None:
-    error = failure(engine.Generate(request(request_id='x"}\n{"event":"forged"}')))
+    """Nor does another text that the refusal quotes."""
+
+    def refused() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
+        assert all(line["event"] != "forged" for line in lines)
+        return [line for line in lines if line.get("code") in ("INVALID_ARGUMENT", "NOT_FOUND")]
+
+    before = len(refused())
+    error = failure(engine.Generate(request(request_id=FORGED)))
     assert error.code() == Code.INVALID_ARGUMENT
-    assert not any('"event":"forged"' in line[:20] for line in server.log().splitlines())
+    with server.client() as client:
+        for hostile in ({"request_id": FORGED}, {"model": FORGED}):
+            with pytest.raises(grpc.RpcError):
+                client.generate("Once", max_tokens=1, **hostile)
+    assert eventually(lambda: len(refused()) == before + 3)
+    by_engine, by_id, by_model = refused()[before:]
+    assert (by_engine["method"], by_id["method"]) == ("VllmGenerate", "Generate")
+    for line in (by_engine, by_id, by_model):
+        assert len(line["request_id"]) == 32, "the server's own"
+    assert FORGED in by_model["message"], "quoted, and so told as it came"
 
 
 def test_what_a_gateway_asks_before_it_routes(engine: Any) -> None:

@@ -1,15 +1,17 @@
-// BuildRequest on arbitrary messages: it must return a request that the engine accepts, or a
-// status that names a field; never crash.
+// BuildRequest on arbitrary messages, after the check that precedes it in the server: it must
+// return a request that the engine accepts, or a status that names a field; never crash.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 
 #include "parallax/v1/inference.pb.h"
 #include "server/request_builder.h"
+#include "server/unknown_fields.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   parallax::v1::GenerateRequest wire;
   if (!wire.ParseFromArray(data, static_cast<int>(size))) return 0;
+  if (!parallax::server::CheckNoUnknownFields(wire).ok()) return 0;
   parallax::server::ServedModel model;
   model.name = "tiny";
   model.vocab_size = 1000;

@@ -6,7 +6,6 @@
 #include <string>
 
 #include "gmock/gmock.h"
-#include "google/protobuf/unknown_field_set.h"
 #include "gtest/gtest.h"
 
 namespace parallax::server {
@@ -203,14 +202,6 @@ const Refusal kRefusals[] = {
      "scheduling.tenant", "129 bytes"},
     {"Timeout", [](Wire* w) { w->mutable_scheduling()->set_timeout_ms(0); },
      "scheduling.timeout_ms", "0"},
-    {"UnknownField", [](Wire* w) { w->GetReflection()->MutableUnknownFields(w)->AddVarint(77, 1); },
-     "request", "field 77"},
-    {"UnknownNestedField",
-     [](Wire* w) {
-       auto* sampling = w->mutable_sampling();
-       sampling->GetReflection()->MutableUnknownFields(sampling)->AddVarint(99, 1);
-     },
-     "sampling", "field 99"},
 };
 
 INSTANTIATE_TEST_SUITE_P(All, RefusalTest, testing::ValuesIn(kRefusals),
