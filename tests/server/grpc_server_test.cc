@@ -3,7 +3,9 @@
 #include <fstream>
 #include <set>
 #include <thread>
+#include <utility>
 
+#include "absl/synchronization/mutex.h"
 #include "gmock/gmock.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
@@ -293,6 +295,16 @@ TEST_F(GrpcServerTest, AnAddressInUseIsNamed) {
   ASSERT_FALSE(server.ok());
   EXPECT_THAT(std::string(server.status().message()), HasSubstr("--listen"));
   EXPECT_THAT(std::string(server.status().message()), HasSubstr(address()));
+}
+
+// With the detector on, an inverted order ends the process.
+TEST_F(GrpcServerTest, AbseilsDeadlockDetectorIsOff) {
+  StartServer();
+  absl::Mutex first, second;
+  for (const auto& [outer, inner] : {std::pair(&first, &second), std::pair(&second, &first)}) {
+    absl::MutexLock outer_lock(outer);
+    absl::MutexLock inner_lock(inner);
+  }
 }
 
 }  // namespace
