@@ -2,7 +2,8 @@
 //
 // 1..16 tokens on Hopper run SkinnyLinear; all else runs cuBLASLt, with the fastest of its
 // algorithms for each (layer shape, bucket of token counts), chosen by timing once at start. A
-// shape that was never tuned runs the first algorithm that cuBLASLt's heuristic proposes.
+// shape that was never tuned, and a number of tokens that its bucket's algorithm refuses, runs
+// the first algorithm that cuBLASLt's heuristic proposes.
 //
 // cuBLASLt is loaded at run time (libcublasLt.so of the CUDA major version compiled against, by
 // the dynamic linker's rules, so LD_LIBRARY_PATH counts): one binary serves with and without.
@@ -44,7 +45,8 @@ class LinearPlans {
   // Times the candidates for token counts up to each layer's `tokens`. `layers` are the model's
   // layers as Run will see them; those of one shape take turns, so that their weights are read
   // from memory and not from the cache. Overwrites their outputs and the workspace; waits for the
-  // stream. Shapes that Restore() brought are not timed again.
+  // stream. Shapes that Restore() brought are not timed again, but run once: nothing is loaded
+  // later.
   void Tune(std::span<const LinearParams> layers, std::span<std::byte> workspace,
             const Stream& stream);
 

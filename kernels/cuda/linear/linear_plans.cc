@@ -105,8 +105,11 @@ class LinearPlans::Impl {
     return matmuls_.try_emplace(shape, library_, shape).first->second;
   }
 
-  void RunCublasLt(const LinearParams& params, const cublasLtMatmulAlgo_t& algorithm,
-                   std::span<std::byte> workspace, const Stream& stream);
+  void RunCublasLt(const LinearParams& params, std::span<std::byte> workspace,
+                   const Stream& stream);
+  void Multiply(const LinearParams& product, std::span<std::byte> workspace, const Stream& stream);
+  void MultiplyAsProposed(const LinearParams& product, std::span<std::byte> workspace,
+                          const Stream& stream);
   const cublasLtMatmulAlgo_t& PlanOf(const LinearParams& params);
   void TuneBucket(std::span<const LinearParams> layers, int bucket, std::span<std::byte> workspace,
                   const Stream& stream);
@@ -115,6 +118,8 @@ class LinearPlans::Impl {
   CublasLt library_;
   std::map<MatmulShape, Matmul> matmuls_;
   std::map<PlanKey, cublasLtMatmulAlgo_t> plans_;
+  // For single numbers of tokens (in place of the bucket) that their bucket's plan refused.
+  std::map<PlanKey, cublasLtMatmulAlgo_t> exceptions_;
 };
 
 const cublasLtMatmulAlgo_t& LinearPlans::Impl::PlanOf(const LinearParams& params) {
@@ -126,17 +131,14 @@ const cublasLtMatmulAlgo_t& LinearPlans::Impl::PlanOf(const LinearParams& params
 }
 
 // REQUIRES: strides are given, and the workspace is large enough.
-void LinearPlans::Impl::RunCublasLt(const LinearParams& params,
-                                    const cublasLtMatmulAlgo_t& algorithm,
-                                    std::span<std::byte> workspace, const Stream& stream) {
+void LinearPlans::Impl::RunCublasLt(const LinearParams& params, std::span<std::byte> workspace,
+                                    const Stream& stream) {
   LinearParams product = params;
   if (IsSilu(params)) {
     product.y = workspace.data() + kCublasLtWorkspaceBytes;
     product.y_stride = params.num_outputs;
   }
-  const bool taken = MatmulOf(ShapeOf(params))
-                         .Run(product, algorithm, workspace.first(kCublasLtWorkspaceBytes), stream);
-  Check(taken, kOp, "tokens", "a number that the bucket's algorithm takes", params.tokens);
+  Multiply(product, workspace.first(kCublasLtWorkspaceBytes), stream);
   if (params.bias != nullptr && params.y_dtype == DType::kFloat32) AddBias(params, stream);
   if (!IsSilu(params)) return;
   const Device device = stream.device();
@@ -145,6 +147,31 @@ void LinearPlans::Impl::RunCublasLt(const LinearParams& params,
   TensorView out(params.y, DType::kBFloat16, {params.tokens, params.num_outputs / 2}, device);
   out.strides[0] = params.y_stride;
   SiluAndMul(gate_up, out, stream);
+}
+
+void LinearPlans::Impl::Multiply(const LinearParams& product, std::span<std::byte> workspace,
+                                 const Stream& stream) {
+  const MatmulShape shape = ShapeOf(product);
+  const auto exception = exceptions_.find({shape, product.tokens});
+  const cublasLtMatmulAlgo_t& algorithm =
+      exception != exceptions_.end() ? exception->second : PlanOf(product);
+  if (MatmulOf(shape).Run(product, algorithm, workspace, stream)) return;
+  MultiplyAsProposed(product, workspace, stream);
+}
+
+// By the first algorithm that takes this very number of tokens, from now on.
+void LinearPlans::Impl::MultiplyAsProposed(const LinearParams& product,
+                                           std::span<std::byte> workspace, const Stream& stream) {
+  const MatmulShape shape = ShapeOf(product);
+  Matmul& matmul = MatmulOf(shape);
+  for (const cublasLtMatmulAlgo_t& algorithm :
+       matmul.Candidates(product.tokens, workspace.size(), kCandidates)) {
+    if (!matmul.Run(product, algorithm, workspace, stream)) continue;
+    exceptions_.insert_or_assign({shape, product.tokens}, algorithm);
+    return;
+  }
+  ThrowKernelError(kOp, "tokens",
+                   "must be a number that cuBLASLt takes, is " + std::to_string(product.tokens));
 }
 
 void LinearPlans::Impl::Run(const LinearParams& params, std::span<std::byte> workspace,
@@ -161,13 +188,18 @@ void LinearPlans::Impl::Run(const LinearParams& params, std::span<std::byte> wor
   if (strided.y_stride == 0) {
     strided.y_stride = IsSilu(params) ? params.num_outputs / 2 : params.num_outputs;
   }
-  RunCublasLt(strided, PlanOf(strided), workspace, stream);
+  RunCublasLt(strided, workspace, stream);
 }
 
 void LinearPlans::Impl::TuneBucket(std::span<const LinearParams> layers, int bucket,
                                    std::span<std::byte> workspace, const Stream& stream) {
   const PlanKey key{ShapeOf(layers.front()), bucket};
-  if (plans_.contains(key)) return;
+  if (plans_.contains(key)) {
+    // Restored. What its kernel brings to the device is loaded by a first run: this one.
+    LinearParams layer = layers.front();
+    layer.tokens = std::min(layer.tokens, bucket);
+    return Run(layer, workspace, stream);
+  }
   const int launches = static_cast<int>(std::min(layers.size(), kTimedLayers));
   double best = std::numeric_limits<double>::infinity();
   for (const cublasLtMatmulAlgo_t& algorithm :

@@ -92,6 +92,25 @@ TEST_F(LinearPlansTest, RefusesPlansThatAreDamagedOrOfAnotherMachine) {
   EXPECT_TRUE(fresh.Restore(text));
 }
 
+// Plans of one shape under the name of another, as a damaged file may have them.
+TEST_F(LinearPlansTest, RunsAsProposedWhatItsPlanRefuses) {
+  LinearProblem rounded(40, 64, 64, LinearEpilogue::kStore, 2);
+  rounded.params.y_dtype = DType::kBFloat16;
+  LinearProblem sums(40, 64, 64, LinearEpilogue::kAccumulate, 2);
+  LinearPlans plans(device_);
+  rounded.Run(RunBy(plans), kPoison);
+  const std::string text = plans.Serialize();
+  const size_t line = text.find('\n') + 1;
+  const std::string words = " 18446744073709551615";  // 2^64 - 1: no algorithm has that number
+  std::string forged = text.substr(0, line) + "64 64 1 1 0 64";
+  for (int i = 0; i < 8; ++i) forged += words;
+  forged += "\nend\n";
+  LinearPlans restored(device_);
+  ASSERT_TRUE(restored.Restore(forged));
+  ExpectRight(sums, RunBy(restored), 3.0f);
+  ExpectRight(sums, RunBy(restored), 3.0f);  // and again, as it was then found
+}
+
 TEST_F(LinearPlansTest, ReplaysInAGraph) {
   LinearPlans plans(device_);
   LinearProblem problem(64, 512, 256, LinearEpilogue::kAccumulate, 4);
