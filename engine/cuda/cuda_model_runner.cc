@@ -9,6 +9,7 @@
 #include "engine/cuda/gpu_model_check.h"
 #include "engine/cuda/plan_file.h"
 #include "engine/cuda/preparation_status.h"
+#include "engine/cuda/rehearsal.h"
 #include "engine/runner/batch_validation.h"
 #include "engine/runner/memory_plan.h"
 #include "kernels/check.h"
@@ -28,7 +29,7 @@ namespace {
 // Prompt rows whose logits are computed at once, when max_num_seqs is less.
 constexpr int kMinLogitsRows = 64;
 // What the driver keeps for a captured graph of a step, generously.
-constexpr int64_t kGraphBytesPerBucket = int64_t{8} << 20;
+constexpr int64_t kBytesPerGraph = int64_t{8} << 20;
 
 static_assert(SamplingParams::kMaxLogprobs <= kernels::kMaxTopLogprobs);
 static_assert(kPageTokens == kernels::kPageSize);
@@ -61,8 +62,6 @@ absl::Status CheckOptions(const ModelConfig& config, const CudaModelRunnerOption
   return CheckGpuServes(config);
 }
 
-double SecondsSince(absl::Time began) { return absl::ToDoubleSeconds(absl::Now() - began); }
-
 int32_t AppendTop(const SampleResult& sampled, StepResult& result) {
   const auto begin = static_cast<int32_t>(result.top_ids.size());
   for (int i = 0; i < sampled.top_count; ++i) {
@@ -80,6 +79,7 @@ CudaModelRunner::CudaModelRunner(const ModelConfig& config, const CudaModelRunne
       options_(options),
       device_(device),
       stream_(device.index),
+      input_stream_(device.index),
       cost_model_(config),
       max_blocks_(PagesForTokens(options.max_context_tokens)),
       max_logits_rows_(std::max(options.max_num_seqs, kMinLogitsRows)) {}
@@ -117,8 +117,7 @@ absl::Status CudaModelRunner::Prepare(TensorSource& source) {
   TuneLinearLayers();
   CaptureDecodeGraphs();
   Describe();
-  Rehearse();
-  return absl::OkStatus();
+  return Rehearse();
 }
 
 CudaDecoderOptions CudaModelRunner::DecoderOptions() const {
@@ -146,11 +145,10 @@ StepShape CudaModelRunner::LargestShape() const {
           .page_copies = options_.max_num_seqs};
 }
 
-int64_t CudaModelRunner::StepMemoryBytes() const {
-  const StepShape largest = LargestShape();
-  return static_cast<int64_t>(StepLayout(largest).size +
-                              sizeof(int32_t) * options_.max_num_seqs * max_blocks_ +
-                              sizeof(SampleResult) * (largest.scored_rows + largest.samples));
+StepInputSizes CudaModelRunner::InputSizes() const {
+  return {.block_bytes = StepLayout(LargestShape()).size,
+          .max_sequences = options_.max_num_seqs,
+          .max_blocks = max_blocks_};
 }
 
 absl::Status CudaModelRunner::PlanMemory() {
@@ -158,10 +156,11 @@ absl::Status CudaModelRunner::PlanMemory() {
   const CudaDecoderMemory decoder = CudaDecoder::MemoryFor(config_, DecoderOptions(), device_);
   const auto buckets = static_cast<int64_t>(DecodeBuckets(options_.max_num_seqs).size());
   stats_.weight_bytes = DeviceWeightBytes(config_);
-  stats_.activation_bytes =
-      decoder.activations + SamplerMemory::BytesFor(SamplerOptions(), device_) + StepMemoryBytes();
+  stats_.activation_bytes = decoder.activations +
+                            SamplerMemory::BytesFor(SamplerOptions(), device_) +
+                            kStepsInFlight * static_cast<int64_t>(InputSizes().device_bytes());
   stats_.probe_state_bytes = decoder.probe_states;
-  stats_.graph_bytes = buckets * kGraphBytesPerBucket;
+  stats_.graph_bytes = buckets * kStepsInFlight * kBytesPerGraph;
   stats_.peak_bytes_per_second = kernels::cuda::PeakBytesPerSecond(device_.index);
 
   const kernels::cuda::PagedKvCache layout{.num_kv_heads = static_cast<int>(config_.num_kv_heads),
@@ -198,16 +197,10 @@ void CudaModelRunner::AllocateSteps() {
   sampler_ = std::make_unique<SamplerMemory>(SamplerOptions(), device_, stream_);
   slots_.resize(options_.max_num_seqs);
   const StepShape largest = LargestShape();
-  const size_t block_bytes = StepLayout(largest).size;
-  const size_t table_bytes = sizeof(int32_t) * options_.max_num_seqs * max_blocks_;
-  const size_t result_bytes = sizeof(SampleResult) * (largest.scored_rows + largest.samples);
-  block_ = DeviceBuffer(block_bytes, "step inputs");
-  block_tables_ = DeviceBuffer(table_bytes, "block tables");
-  results_on_device_ = DeviceBuffer(result_bytes, "step results");
   for (Flight& flight : flights_) {
-    flight.block = PinnedBuffer(block_bytes, "step inputs");
-    flight.block_tables = PinnedBuffer(table_bytes, "block tables");
-    flight.results = PinnedBuffer(result_bytes, "step results");
+    flight.inputs = std::make_unique<StepInputs>(InputSizes());
+    flight.results = PinnedBuffer(sizeof(SampleResult) * (largest.scored_rows + largest.samples),
+                                  "step results");
   }
 }
 
@@ -235,11 +228,14 @@ void CudaModelRunner::CaptureDecodeGraphs() {
   const ForwardBatch padding;
   for (const int bucket : DecodeBuckets(options_.max_num_seqs)) {
     const StepShape shape = DecodeShape(bucket);
-    Upload(padding, shape, /*all_logits=*/true, flights_[0]);
-    EnqueueDecode(shape);
+    SendInputs(padding, shape, /*all_logits=*/true, flights_[0]);
+    EnqueueDecode(shape, flights_[0]);
     stream_.Synchronize();
-    decode_graphs_.emplace(
-        bucket, kernels::cuda::Graph::Capture(stream_.stream(), [&] { EnqueueDecode(shape); }));
+    for (Flight& flight : flights_) {
+      const auto enqueue = [&] { EnqueueDecode(shape, flight); };
+      flight.decode_graphs.emplace(bucket,
+                                   kernels::cuda::Graph::Capture(stream_.stream(), enqueue));
+    }
   }
   stream_.Synchronize();
   const size_t free_after = kernels::cuda::ReadDeviceMemoryInfo().free_bytes;
@@ -270,30 +266,16 @@ void CudaModelRunner::Describe() {
   description_.probe = config_.has_probe;
 }
 
-// One prompt through the ops that only eager steps use, so that a shape they cannot serve, or a
-// library that is missing, shows now and not in the first request.
-void CudaModelRunner::Rehearse() {
-  ForwardBatch batch;
-  const int tokens = std::min({options_.max_num_batched_tokens, options_.max_context_tokens,
-                               static_cast<int32_t>(kPageTokens)});
-  for (int i = 0; i < tokens; ++i) {
-    batch.token_ids.push_back(0);
-    batch.positions.push_back(i);
-    batch.slot_mapping.push_back(i);
+absl::Status CudaModelRunner::Rehearse() {
+  const SamplingParams params;
+  for (const ForwardBatch& step : RehearsalSteps(limits_, max_logits_rows_, &params)) {
+    if (auto status = Launch(step); !status.ok()) return status;
+    if (auto result = Collect(); !result.ok()) return result.status();
   }
-  batch.sequence_slots = {0};
-  batch.query_start = {0, tokens};
-  batch.context_len = {tokens};
-  batch.block_tables = {0};
-  batch.block_table_stride = 1;
-  batch.logits_rows = {tokens - 1};
-  batch.samples = {{.logits_index = 0, .slot = 0, .output_position = 0}};
-  slots_[0].attached = true;
-  slots_[0].row.slot = -1;
-  RunStep(batch, flights_[0]);
-  flights_[0].ended.Synchronize();
-  slots_[0] = {};
+  slots_.assign(slots_.size(), SlotState());
   stats_.eager_steps = {};
+  stats_.graph_replays = {};
+  return absl::OkStatus();
 }
 
 absl::Status CudaModelRunner::Launch(const ForwardBatch& batch) {
@@ -340,92 +322,82 @@ void CudaModelRunner::UpdateSlots(const ForwardBatch& batch) {
 
 // Enqueues everything of a step, from its inputs to its results.
 void CudaModelRunner::RunStep(const ForwardBatch& batch, Flight& flight) {
-  const kernels::Stream& stream = stream_.stream();
   StepShape shape = ShapeOf(batch);
-  const bool graph = shape.decode_only() && shape.tokens > 0;
   flight.step_id = batch.step_id;
   flight.scored_rows = shape.scored_rows;
   flight.samples = shape.samples;
-  flight.cost = cost_model_.CostOf(batch, graph);
-  flight.began.Record(stream);
+  const bool graph = shape.decode_only() && shape.tokens > 0;
   if (graph) {
-    const auto& [bucket, captured] = *decode_graphs_.lower_bound(shape.decode_rows());
+    const auto& [bucket, captured] = *flight.decode_graphs.lower_bound(shape.decode_rows());
     const int page_copies = shape.page_copies;
     shape = DecodeShape(bucket);
     shape.page_copies = page_copies;
-    Upload(batch, shape, /*all_logits=*/true, flight);
-    CopyPages(shape);
-    captured.Launch(stream);
+    SendInputs(batch, shape, /*all_logits=*/true, flight);
+    CopyPages(shape, flight);
+    captured.Launch(stream_.stream());
   } else {
-    Upload(batch, shape, /*all_logits=*/false, flight);
-    CopyPages(shape);
-    if (shape.tokens > 0) RunEagerly(batch, shape);
+    SendInputs(batch, shape, /*all_logits=*/false, flight);
+    CopyPages(shape, flight);
+    if (shape.tokens > 0) RunEagerly(batch, shape, flight);
   }
-  const size_t results = flight.scored_rows + flight.samples;
-  kernels::cuda::CopyToHost(flight.results.data(), results_on_device_.data(),
-                            results * sizeof(SampleResult), stream);
-  flight.ended.Record(stream);
+  ended(launched_).Record(stream_.stream());
+  flight.cost = cost_model_.CostOf(batch, graph);
 }
 
-void CudaModelRunner::Upload(const ForwardBatch& batch, const StepShape& shape, bool all_logits,
-                             Flight& flight) {
-  const kernels::Stream& stream = stream_.stream();
-  PackStep(batch, shape, all_logits, max_logits_rows_, slots_, flight.block.data());
-  kernels::cuda::CopyToDevice(block_.data(), flight.block.data(), StepLayout(shape).size, stream);
-  const size_t row_bytes = sizeof(int32_t) * batch.block_table_stride;
-  std::copy(batch.block_tables.begin(), batch.block_tables.end(),
-            flight.block_tables.as<int32_t>());
-  kernels::cuda::CopyRowsToDevice(block_tables_.data(), sizeof(int32_t) * max_blocks_,
-                                  flight.block_tables.data(), row_bytes, row_bytes,
-                                  batch.sequence_slots.size(), stream);
+void CudaModelRunner::SendInputs(const ForwardBatch& batch, const StepShape& shape, bool all_logits,
+                                 const Flight& flight) {
+  PackStep(batch, shape, all_logits, max_logits_rows_, slots_, flight.inputs->staging());
+  flight.inputs->Send(batch, StepLayout(shape).size, input_stream_.stream());
+  flight.inputs->HoldBack(stream_.stream());
 }
 
-void CudaModelRunner::CopyPages(const StepShape& shape) {
+void CudaModelRunner::CopyPages(const StepShape& shape, const Flight& flight) {
   if (shape.page_copies == 0) return;
-  const auto* const copies =
-      reinterpret_cast<const kernels::PageCopy*>(block_.data() + StepLayout(shape).page_copies);
+  const auto* const copies = reinterpret_cast<const kernels::PageCopy*>(
+      flight.inputs->block() + StepLayout(shape).page_copies);
   kernels::cuda::CopyKvPages({copies, static_cast<size_t>(shape.page_copies)}, caches_,
                              stream_.stream());
 }
 
-DeviceStep CudaModelRunner::Step() const {
-  return {.block = block_.data(),
-          .block_tables = block_tables_.as<const int32_t>(),
+DeviceStep CudaModelRunner::Step(const Flight& flight) const {
+  return {.block = flight.inputs->block(),
+          .block_tables = flight.inputs->block_tables(),
           .max_blocks = max_blocks_,
           .slot_tokens = sampler_->slot_tokens()};
 }
 
-void CudaModelRunner::EnqueueDecode(const StepShape& shape) {
-  decoder_->Forward(shape, Step(), caches_);
+void CudaModelRunner::EnqueueDecode(const StepShape& shape, const Flight& flight) {
+  decoder_->Forward(shape, Step(flight), caches_);
   decoder_->LogitsOfRows(0, shape.tokens);
-  SampleRows(shape);
+  SampleRows(shape, flight);
 }
 
-void CudaModelRunner::RunEagerly(const ForwardBatch& batch, const StepShape& shape) {
-  decoder_->Forward(shape, Step(), caches_);
-  ScorePrompts(batch, shape);
+void CudaModelRunner::RunEagerly(const ForwardBatch& batch, const StepShape& shape,
+                                 const Flight& flight) {
+  decoder_->Forward(shape, Step(flight), caches_);
+  ScorePrompts(batch, shape, flight);
   const auto* const rows =
-      reinterpret_cast<const int32_t*>(block_.data() + StepLayout(shape).logits_rows);
+      reinterpret_cast<const int32_t*>(flight.inputs->block() + StepLayout(shape).logits_rows);
   decoder_->LogitsOfGatheredRows({rows, static_cast<size_t>(shape.logits_rows)});
-  SampleRows(shape);
+  SampleRows(shape, flight);
 }
 
 // Results 0 .. scored_rows - 1, in groups that fit the logits' memory.
-void CudaModelRunner::ScorePrompts(const ForwardBatch& batch, const StepShape& shape) {
+void CudaModelRunner::ScorePrompts(const ForwardBatch& batch, const StepShape& shape,
+                                   const Flight& flight) {
   const StepLayout layout(shape);
-  const auto* const rows =
-      reinterpret_cast<const DeviceSamplingRow*>(block_.data() + layout.score_rows);
+  const std::byte* const block = flight.inputs->block();
+  const auto* const rows = reinterpret_cast<const DeviceSamplingRow*>(block + layout.score_rows);
   kernels::cuda::SampleParams params = sampler_->Params();
   params.logits = decoder_->logits();
-  params.logit_bias =
-      reinterpret_cast<const kernels::LogitBias*>(block_.data() + layout.score_bias);
+  params.logit_bias = reinterpret_cast<const kernels::LogitBias*>(block + layout.score_bias);
   size_t scored = 0;
   for (const PromptLogprobTask& task : batch.prompt_logprobs) {
     for (int32_t begin = 0; begin < task.count; begin += max_logits_rows_) {
       const auto count = static_cast<size_t>(std::min(max_logits_rows_, task.count - begin));
       decoder_->LogitsOfRows(task.first_row + begin, static_cast<int>(count));
       params.rows = {rows + scored, count};
-      params.results = {results_on_device_.as<SampleResult>() + scored, count};
+      params.results = {flight.results.as<SampleResult>() + scored, count};
       kernels::cuda::Sample(params, device_, stream_.stream());
       scored += count;
     }
@@ -433,15 +405,15 @@ void CudaModelRunner::ScorePrompts(const ForwardBatch& batch, const StepShape& s
 }
 
 // Results scored_rows .. scored_rows + samples - 1.
-void CudaModelRunner::SampleRows(const StepShape& shape) {
+void CudaModelRunner::SampleRows(const StepShape& shape, const Flight& flight) {
   if (shape.samples == 0) return;
-  const auto* const rows =
-      reinterpret_cast<const DeviceSamplingRow*>(block_.data() + StepLayout(shape).sampling_rows);
+  const auto* const rows = reinterpret_cast<const DeviceSamplingRow*>(
+      flight.inputs->block() + StepLayout(shape).sampling_rows);
   const auto count = static_cast<size_t>(shape.samples);
   kernels::cuda::SampleParams params = sampler_->Params();
   params.logits = decoder_->logits();
   params.rows = {rows, count};
-  params.results = {results_on_device_.as<SampleResult>() + shape.scored_rows, count};
+  params.results = {flight.results.as<SampleResult>() + shape.scored_rows, count};
   kernels::cuda::Sample(params, device_, stream_.stream());
 }
 
@@ -449,7 +421,7 @@ absl::StatusOr<const StepResult*> CudaModelRunner::Collect() {
   if (launched_ == collected_) return absl::FailedPreconditionError("no step is in flight");
   const Flight& flight = flights_[collected_ % kStepsInFlight];
   try {
-    flight.ended.Synchronize();
+    ended(collected_).Synchronize();
     NoteStep(flight);
   } catch (const kernels::KernelError& error) {
     return absl::InternalError(absl::StrCat("step ", flight.step_id, ": ", error.what()));
@@ -487,9 +459,20 @@ void CudaModelRunner::ReadResults(const Flight& flight, StepResult& result) cons
 void CudaModelRunner::NoteStep(const Flight& flight) {
   DeviceStats::Work& work = flight.cost.decode_only ? stats_.graph_replays : stats_.eager_steps;
   ++work.steps;
-  work.seconds += 1e-3 * kernels::cuda::Event::ElapsedMilliseconds(flight.began, flight.ended);
+  work.seconds += DeviceSeconds(flight);
   work.bytes += flight.cost.bytes;
   work.flops += flight.cost.flops;
+}
+
+// A step begins when its inputs are there and the one before it has ended.
+double CudaModelRunner::DeviceSeconds(const Flight& flight) const {
+  using kernels::cuda::Event;
+  float milliseconds = Event::ElapsedMilliseconds(flight.inputs->sent(), ended(collected_));
+  if (collected_ > 0) {
+    milliseconds = std::min(milliseconds,
+                            Event::ElapsedMilliseconds(ended(collected_ - 1), ended(collected_)));
+  }
+  return 1e-3 * milliseconds;
 }
 
 }  // namespace parallax

@@ -2,11 +2,16 @@
 //
 // Owns the weights, the decoder, the KV pages of every layer and the per-slot sampler state, all
 // of it in GPU memory and allocated by Create. Two steps may be in flight: Launch packs the batch
-// into pinned memory and enqueues copies, kernels and the copy back, Collect waits for the
-// oldest step's event. What a slot sampled last stays on the device, where the next step reads it.
+// into pinned memory and enqueues its copies and kernels, Collect waits for the oldest step's
+// event. What a slot sampled last stays on the device, where the next step reads it.
+//
+// Nothing stands between the kernels of two steps. A step's inputs travel on a stream of their own
+// to memory of their own while the step before it runs, and the sampler writes its results
+// straight into pinned memory of the host.
 //
 // A step in which every sequence has one row replays a CUDA graph captured at start for the
-// number of sequences, rounded up to a bucket; other steps enqueue their kernels one by one.
+// number of sequences, rounded up to a bucket, and for the inputs it reads; other steps enqueue
+// their kernels one by one.
 //
 // Greedy tokens and logits: a token's bits depend on its own sequence and on the size class of the
 // step it is computed in (kernels/cuda/linear_plans.h), not on who else is in it.
@@ -33,6 +38,7 @@
 #include "engine/cuda/device_weights.h"
 #include "engine/cuda/sampler_memory.h"
 #include "engine/cuda/step_cost.h"
+#include "engine/cuda/step_inputs.h"
 #include "engine/cuda/step_layout.h"
 #include "engine/models/communicator.h"
 #include "engine/models/model_config.h"
@@ -48,8 +54,8 @@ namespace parallax {
 class CudaModelRunner final : public ModelRunner {
  public:
   /// Errors: INVALID_ARGUMENT (a shape that the ops cannot serve, an option out of range),
-  /// FAILED_PRECONDITION (no such GPU), RESOURCE_EXHAUSTED (memory: what takes it and which
-  /// option to change), those of `source`.
+  /// FAILED_PRECONDITION (no such GPU, no cuBLASLt), RESOURCE_EXHAUSTED (memory: what takes it and
+  /// which option to change), those of `source`.
   static absl::StatusOr<std::unique_ptr<CudaModelRunner>> Create(
       const ModelConfig& config, TensorSource& source, const CudaModelRunnerOptions& options);
 
@@ -63,13 +69,11 @@ class CudaModelRunner final : public ModelRunner {
  private:
   static constexpr int kStepsInFlight = 2;
 
-  /// A step between Launch and Collect, and the pinned memory it travels in.
+  /// A step between Launch and Collect, and the memory it reads and writes.
   struct Flight {
-    kernels::cuda::PinnedBuffer block;
-    kernels::cuda::PinnedBuffer block_tables;
-    kernels::cuda::PinnedBuffer results;
-    kernels::cuda::Event began;
-    kernels::cuda::Event ended;
+    std::unique_ptr<StepInputs> inputs;
+    kernels::cuda::PinnedBuffer results;                // SampleResult, written by the device
+    std::map<int, kernels::cuda::Graph> decode_graphs;  // by bucket
     uint64_t step_id = 0;
     int scored_rows = 0;
     int samples = 0;
@@ -85,22 +89,26 @@ class CudaModelRunner final : public ModelRunner {
   void AllocatePages();
   void TuneLinearLayers();
   void CaptureDecodeGraphs();
-  void Rehearse();
   void Describe();
+  absl::Status Rehearse();
 
   absl::Status LaunchChecked(const ForwardBatch& batch);
   void UpdateSlots(const ForwardBatch& batch);
   void RunStep(const ForwardBatch& batch, Flight& flight);
-  void Upload(const ForwardBatch& batch, const StepShape& shape, bool all_logits, Flight& flight);
-  void CopyPages(const StepShape& shape);
-  void RunEagerly(const ForwardBatch& batch, const StepShape& shape);
-  void ScorePrompts(const ForwardBatch& batch, const StepShape& shape);
-  void SampleRows(const StepShape& shape);
-  void EnqueueDecode(const StepShape& shape);
-  DeviceStep Step() const;
+  void SendInputs(const ForwardBatch& batch, const StepShape& shape, bool all_logits,
+                  const Flight& flight);
+  void CopyPages(const StepShape& shape, const Flight& flight);
+  void RunEagerly(const ForwardBatch& batch, const StepShape& shape, const Flight& flight);
+  void ScorePrompts(const ForwardBatch& batch, const StepShape& shape, const Flight& flight);
+  void SampleRows(const StepShape& shape, const Flight& flight);
+  void EnqueueDecode(const StepShape& shape, const Flight& flight);
+  DeviceStep Step(const Flight& flight) const;
   void ReadResults(const Flight& flight, StepResult& result) const;
   void NoteStep(const Flight& flight);
-  int64_t StepMemoryBytes() const;
+  double DeviceSeconds(const Flight& flight) const;
+  kernels::cuda::Event& ended(uint64_t step) { return ended_[step % ended_.size()]; }
+  const kernels::cuda::Event& ended(uint64_t step) const { return ended_[step % ended_.size()]; }
+  StepInputSizes InputSizes() const;
   StepShape LargestShape() const;
   SamplerMemoryOptions SamplerOptions() const;
   CudaDecoderOptions DecoderOptions() const;
@@ -109,6 +117,7 @@ class CudaModelRunner final : public ModelRunner {
   const CudaModelRunnerOptions options_;
   const kernels::cuda::DeviceProperties device_;
   kernels::cuda::OwnedStream stream_;
+  kernels::cuda::OwnedStream input_stream_;
   SingleDeviceCommunicator communicator_;
   StepCostModel cost_model_;
   RunnerLimits limits_;
@@ -124,12 +133,9 @@ class CudaModelRunner final : public ModelRunner {
   std::vector<kernels::cuda::PagedKvCache> caches_;
   std::vector<SlotState> slots_;
 
-  kernels::cuda::DeviceBuffer block_;
-  kernels::cuda::DeviceBuffer block_tables_;  // [max_num_seqs, max_blocks_]
-  kernels::cuda::DeviceBuffer results_on_device_;
-  std::map<int, kernels::cuda::Graph> decode_graphs_;  // by bucket
-
   std::array<Flight, kStepsInFlight> flights_;
+  // Of the steps in flight, and of the one collected last: the next began no earlier.
+  std::array<kernels::cuda::Event, kStepsInFlight + 1> ended_;
   // A result lives until the next-but-one Collect.
   std::array<StepResult, 3> results_;
   uint64_t launched_ = 0;

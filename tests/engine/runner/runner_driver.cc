@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 namespace parallax::testing {
 
@@ -30,7 +31,8 @@ void RunnerDriver::Add(DrivenSequence& sequence, int32_t count, bool from_slot) 
     if (position / kPageTokens == static_cast<int32_t>(sequence.pages.size())) {
       sequence.pages.push_back(NewPage());
     }
-    batch_.token_ids.push_back(from_slot ? kTokenFromSlot : sequence.TokenAt(position));
+    const bool known = position < sequence.known_length() && !from_slot;
+    batch_.token_ids.push_back(known ? sequence.TokenAt(position) : kTokenFromSlot);
     batch_.positions.push_back(position);
     batch_.slot_mapping.push_back(int64_t{sequence.pages.back()} * kPageTokens +
                                   position % kPageTokens);
@@ -46,9 +48,10 @@ void RunnerDriver::Add(DrivenSequence& sequence, int32_t count, bool from_slot) 
 void RunnerDriver::Fork(const std::vector<DrivenSequence*>& choices) {
   batch_.logits_rows.push_back(batch_.num_tokens() - 1);
   for (DrivenSequence* choice : choices) {
-    batch_.samples.push_back({.logits_index = static_cast<int32_t>(batch_.logits_rows.size()) - 1,
-                              .slot = choice->slot,
-                              .output_position = static_cast<int32_t>(choice->generated.size())});
+    batch_.samples.push_back(
+        {.logits_index = static_cast<int32_t>(batch_.logits_rows.size()) - 1,
+         .slot = choice->slot,
+         .output_position = static_cast<int32_t>(choice->generated.size()) + choice->in_flight++});
     sampled_.push_back(choice);
   }
 }
@@ -68,6 +71,11 @@ void RunnerDriver::ScorePrompt(const DrivenSequence& sequence, int32_t first_row
 }
 
 StepResult RunnerDriver::Step() {
+  Launch();
+  return Collect();
+}
+
+void RunnerDriver::Launch() {
   batch_.step_id = next_step_++;
   for (const auto& table : tables_) {
     batch_.block_table_stride =
@@ -77,21 +85,30 @@ StepResult RunnerDriver::Step() {
     table.resize(batch_.block_table_stride, kNoPage);
     batch_.block_tables.insert(batch_.block_tables.end(), table.begin(), table.end());
   }
-  if (const auto status = runner_.Launch(batch_); !status.ok()) {
-    throw std::runtime_error(status.ToString());
-  }
-  const absl::StatusOr<const StepResult*> result = runner_.Collect();
-  if (!result.ok()) throw std::runtime_error(result.status().ToString());
-  if ((*result)->step_id != batch_.step_id || (*result)->samples.size() != sampled_.size()) {
-    throw std::runtime_error("the result is not the batch's");
-  }
-  for (size_t i = 0; i < sampled_.size(); ++i) {
-    sampled_[i]->samples.push_back((*result)->samples[i]);
-    sampled_[i]->generated.push_back((*result)->samples[i].token);
-  }
+  Flight& flight = flights_.emplace_back(Flight{std::move(batch_), std::move(sampled_)});
   batch_.Clear();
   tables_.clear();
   sampled_.clear();
+  if (const auto status = runner_.Launch(flight.batch); !status.ok()) {
+    throw std::runtime_error(status.ToString());
+  }
+}
+
+StepResult RunnerDriver::Collect() {
+  const Flight flight = std::move(flights_.front());
+  flights_.pop_front();
+  const absl::StatusOr<const StepResult*> result = runner_.Collect();
+  if (!result.ok()) throw std::runtime_error(result.status().ToString());
+  if ((*result)->step_id != flight.batch.step_id ||
+      (*result)->samples.size() != flight.sampled.size()) {
+    throw std::runtime_error("the result is not the batch's");
+  }
+  for (size_t i = 0; i < flight.sampled.size(); ++i) {
+    DrivenSequence& sequence = *flight.sampled[i];
+    sequence.samples.push_back((*result)->samples[i]);
+    sequence.generated.push_back((*result)->samples[i].token);
+    --sequence.in_flight;
+  }
   return **result;
 }
 

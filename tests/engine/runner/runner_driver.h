@@ -5,6 +5,7 @@
 #define PARALLAX_TESTS_ENGINE_RUNNER_RUNNER_DRIVER_H_
 
 #include <cstdint>
+#include <deque>
 #include <vector>
 
 #include "engine/runner/model_runner.h"
@@ -21,20 +22,23 @@ struct DrivenSequence {
   std::vector<int32_t> pages = {};
   std::vector<int32_t> generated = {};
   std::vector<SampledToken> samples = {};
+  int32_t in_flight = 0;  // tokens that launched steps sample: the backend alone will know them
 
-  int32_t length() const { return static_cast<int32_t>(prompt.size() + generated.size()); }
-  int32_t TokenAt(int32_t position) const;
+  int32_t known_length() const { return static_cast<int32_t>(prompt.size() + generated.size()); }
+  int32_t length() const { return known_length() + in_flight; }
+  int32_t TokenAt(int32_t position) const;  // REQUIRES: known
 };
 
 class RunnerDriver {
  public:
   explicit RunnerDriver(ModelRunner& runner) : runner_(runner) {}
 
-  /// Adds to the batch being built; Step launches it.
+  /// Adds to the batch being built; Step or Launch launches it.
   void Attach(DrivenSequence& sequence, int32_t slot);
   void Detach(DrivenSequence& sequence);
-  /// The next `count` tokens; when they reach the sequence's end, one token is sampled. With
-  /// `from_slot` a decode's input is left to the backend's memory of the last sample.
+  /// The next `count` tokens; when they reach the sequence's end, one token is sampled. A token
+  /// that is in flight, and with `from_slot` any, is left to the backend's memory of the last
+  /// sample.
   void Add(DrivenSequence& sequence, int32_t count, bool from_slot = false);
   /// Samples first tokens for `choices` from the row that ends the last added chunk.
   void Fork(const std::vector<DrivenSequence*>& choices);
@@ -43,6 +47,11 @@ class RunnerDriver {
 
   /// Launches, collects, appends samples to their sequences. Throws on an error.
   StepResult Step();
+  /// The two halves of Step. What is sampled goes to its sequences when it is collected, so they
+  /// stay where they are until then.
+  void Launch();
+  StepResult Collect();
+  int in_flight() const { return static_cast<int>(flights_.size()); }
 
   /// Prefill in chunks, then decode until `tokens` were generated, alone in the batch.
   void Generate(DrivenSequence& sequence, int32_t tokens, int32_t chunk = 512);
@@ -50,9 +59,15 @@ class RunnerDriver {
   int32_t NewPage() { return next_page_++; }
 
  private:
+  struct Flight {
+    ForwardBatch batch;
+    std::vector<DrivenSequence*> sampled;  // in the order of batch.samples
+  };
+
   ModelRunner& runner_;
   ForwardBatch batch_;
-  std::vector<DrivenSequence*> sampled_;  // in the order of batch_.samples
+  std::vector<DrivenSequence*> sampled_;
+  std::deque<Flight> flights_;  // the oldest first
   std::vector<std::vector<int32_t>> tables_;
   int32_t next_page_ = 0;
   uint64_t next_step_ = 1;
