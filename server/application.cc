@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "server/health_monitor.h"
 #include "server/metrics_pages.h"
@@ -58,6 +59,7 @@ absl::Status Application::StartEngine(const ModelLoader& load_model) {
   absl::StatusOr<LoadedModel> model = load_model(config_);
   if (!model.ok()) return model.status();
   model_ = *std::move(model);
+  LogStart(*model_.runner);
   const absl::StatusOr<RequestLimits> limits = MakeRequestLimits(config_, model_.served);
   if (!limits.ok()) return limits.status();
   metrics_ = std::make_unique<ServerMetrics>(model_.served.name);
@@ -78,6 +80,15 @@ absl::Status Application::StartEngine(const ModelLoader& load_model) {
                   .max_response_bytes = static_cast<size_t>(config_.max_response_bytes),
                   .on_engine_failed = std::move(environment_.on_engine_failed)};
   return absl::OkStatus();
+}
+
+void Application::LogStart(const ModelRunner& runner) const {
+  const DeviceStats::Start start = runner.device_stats().start;
+  if (start.capture_seconds == 0.0) return;  // no GPU
+  const auto text = [](double seconds) { return absl::StrFormat("%.2f", seconds); };
+  logger_.Info("gpu_prepared", {{"load_seconds", text(start.load_seconds)},
+                                {"tune_seconds", text(start.tune_seconds)},
+                                {"capture_seconds", text(start.capture_seconds)}});
 }
 
 absl::Status Application::StartListening() {

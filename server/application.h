@@ -32,8 +32,8 @@ class Application {
   /// Loads the model and serves; on return the server accepts calls. `logger` outlives it.
   /// `on_engine_failed` is called from another thread, once, when the backend broke: time to Stop.
   static absl::StatusOr<std::unique_ptr<Application>> Start(
-      const ServerConfig& config, const Logger* logger,
-      std::function<void()> on_engine_failed = {}, const ModelLoader& load_model = LoadModel);
+      const ServerConfig& config, const Logger* logger, std::function<void()> on_engine_failed = {},
+      const ModelLoader& load_model = LoadModel);
   ~Application();
 
   /// One JSON object on one line: the ports in use.
@@ -64,6 +64,7 @@ class Application {
 
   absl::Status StartAuthentication();
   absl::Status StartEngine(const ModelLoader& load_model);
+  void LogStart(const ModelRunner& runner) const;
   absl::Status StartListening();
   std::vector<HttpPage> MetricsPages() const;
   ServerStatus Status() const;

@@ -1,5 +1,6 @@
 #include "server/metrics_device.h"
 
+#include <span>
 #include <string>
 #include <utility>
 
@@ -8,6 +9,7 @@ namespace {
 
 constexpr std::array kUses = {"weights", "activations", "probe_states", "kv_cache", "graphs"};
 constexpr std::array kKinds = {"graph", "eager"};
+constexpr std::array kPhases = {"load", "tune", "capture"};
 
 prometheus::MetricFamily Family(const char* name, const char* help, prometheus::MetricType type) {
   prometheus::MetricFamily family;
@@ -34,20 +36,42 @@ void DeviceMetrics::Set(const DeviceStats& stats) {
   SetWork(stats.graph_replays, &work_[0]);
   SetWork(stats.eager_steps, &work_[1]);
   peak_bytes_per_second_.Set(static_cast<int64_t>(stats.peak_bytes_per_second));
+  peak_flops_per_second_.Set(static_cast<int64_t>(stats.peak_flops_per_second));
+  const std::array<double, kNumPhases> seconds = {
+      stats.start.load_seconds, stats.start.tune_seconds, stats.start.capture_seconds};
+  for (int phase = 0; phase < kNumPhases; ++phase) {
+    start_microseconds_[phase].Set(static_cast<int64_t>(seconds[phase] * 1e6));
+  }
 }
 
 void DeviceMetrics::Collect(const prometheus::ClientMetric& base,
                             std::vector<prometheus::MetricFamily>* families) const {
   if (memory_[0].value() == 0) return;  // no GPU
-  auto memory = Family("parallax:gpu_memory_bytes", "GPU memory reserved at start, by use.",
-                       prometheus::MetricType::Gauge);
-  for (int use = 0; use < kNumUses; ++use) {
-    prometheus::ClientMetric metric = base;
-    metric.label.push_back({"use", kUses[use]});
-    metric.gauge.value = static_cast<double>(memory_[use].value());
-    memory.metric.push_back(std::move(metric));
-  }
-  families->push_back(std::move(memory));
+  // One gauge, or one for each of `values`.
+  const auto add_gauge = [&](const char* name, const char* help, const char* label,
+                             std::span<const char* const> values, double scale,
+                             std::span<const AtomicGauge> gauges) {
+    auto family = Family(name, help, prometheus::MetricType::Gauge);
+    for (size_t i = 0; i < gauges.size(); ++i) {
+      prometheus::ClientMetric metric = base;
+      if (label != nullptr) metric.label.push_back({label, values[i]});
+      metric.gauge.value = scale * static_cast<double>(gauges[i].value());
+      family.metric.push_back(std::move(metric));
+    }
+    families->push_back(std::move(family));
+  };
+  add_gauge("parallax:gpu_memory_bytes", "GPU memory reserved at start, by use.", "use", kUses, 1.0,
+            memory_);
+  add_gauge("parallax:gpu_start_seconds",
+            "How long the start took, by phase: loading weights, tuning linear layers, capturing "
+            "graphs.",
+            "phase", kPhases, 1e-6, start_microseconds_);
+  add_gauge("parallax:gpu_peak_bytes_per_second",
+            "What the GPU's memory can move, by its clock and bus width.", nullptr, {}, 1.0,
+            {&peak_bytes_per_second_, 1});
+  add_gauge("parallax:gpu_peak_flops_per_second",
+            "What the GPU's matrix units can compute in bfloat16, by their number and clock.",
+            nullptr, {}, 1.0, {&peak_flops_per_second_, 1});
 
   const auto add = [&](const char* name, const char* help, AtomicGauge Work::*number,
                        double scale) {
@@ -70,14 +94,6 @@ void DeviceMetrics::Collect(const prometheus::ClientMetric& base,
       &Work::kilobytes, 1e3);
   add("parallax:gpu_step_flops_total", "Floating-point operations of the model in these steps.",
       &Work::gigaflops, 1e9);
-
-  auto peak = Family("parallax:gpu_peak_bytes_per_second",
-                     "What the GPU's memory can move, by its clock and bus width.",
-                     prometheus::MetricType::Gauge);
-  prometheus::ClientMetric metric = base;
-  metric.gauge.value = static_cast<double>(peak_bytes_per_second_.value());
-  peak.metric.push_back(std::move(metric));
-  families->push_back(std::move(peak));
 }
 
 }  // namespace parallax::server

@@ -3,7 +3,7 @@
 // Utilisation is left to queries, which know the interval: with
 //   seconds = rate(parallax:gpu_step_seconds_total[1m]), and bytes and flops alike, per kind,
 // model bandwidth utilisation is bytes / seconds / parallax:gpu_peak_bytes_per_second, model
-// FLOP utilisation flops / seconds / the peak of the device's data sheet.
+// FLOP utilisation flops / seconds / parallax:gpu_peak_flops_per_second.
 //
 // Thread safety: safe; no locks (see atomic_metrics.h).
 #ifndef PARALLAX_SERVER_METRICS_DEVICE_H_
@@ -37,12 +37,15 @@ class DeviceMetrics {
   };
   static constexpr int kNumKinds = 2;  // a replayed graph, an eager step
   static constexpr int kNumUses = 5;
+  static constexpr int kNumPhases = 3;
 
   static void SetWork(const DeviceStats::Work& stats, Work* work);
 
   std::array<AtomicGauge, kNumUses> memory_;
   std::array<Work, kNumKinds> work_;
   AtomicGauge peak_bytes_per_second_;
+  AtomicGauge peak_flops_per_second_;
+  std::array<AtomicGauge, kNumPhases> start_microseconds_;
 };
 
 }  // namespace parallax::server

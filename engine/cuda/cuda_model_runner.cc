@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "engine/cuda/gpu_model_check.h"
 #include "engine/cuda/plan_file.h"
 #include "engine/cuda/preparation_status.h"
@@ -62,6 +63,8 @@ absl::Status CheckOptions(const ModelConfig& config, const CudaModelRunnerOption
   return CheckGpuServes(config);
 }
 
+double SecondsSince(absl::Time began) { return absl::ToDoubleSeconds(absl::Now() - began); }
+
 int32_t AppendTop(const SampleResult& sampled, StepResult& result) {
   const auto begin = static_cast<int32_t>(result.top_ids.size());
   for (int i = 0; i < sampled.top_count; ++i) {
@@ -109,13 +112,19 @@ absl::StatusOr<std::unique_ptr<CudaModelRunner>> CudaModelRunner::Create(
 
 absl::Status CudaModelRunner::Prepare(TensorSource& source) {
   if (auto status = PlanMemory(); !status.ok()) return status;
+  absl::Time began = absl::Now();
   auto weights = LoadDeviceWeights(config_, source, stream_.stream());
   if (!weights.ok()) return weights.status();
   weights_ = *std::move(weights);
+  stats_.start.load_seconds = SecondsSince(began);
   AllocateSteps();
   AllocatePages();
+  began = absl::Now();
   TuneLinearLayers();
+  stats_.start.tune_seconds = SecondsSince(began);
+  began = absl::Now();
   CaptureDecodeGraphs();
+  stats_.start.capture_seconds = SecondsSince(began);
   Describe();
   return Rehearse();
 }
@@ -162,6 +171,7 @@ absl::Status CudaModelRunner::PlanMemory() {
   stats_.probe_state_bytes = decoder.probe_states;
   stats_.graph_bytes = buckets * kStepsInFlight * kBytesPerGraph;
   stats_.peak_bytes_per_second = kernels::cuda::PeakBytesPerSecond(device_.index);
+  stats_.peak_flops_per_second = kernels::cuda::PeakBf16FlopsPerSecond(device_.index);
 
   const kernels::cuda::PagedKvCache layout{.num_kv_heads = static_cast<int>(config_.num_kv_heads),
                                            .head_dim = static_cast<int>(config_.head_dim)};

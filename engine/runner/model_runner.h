@@ -68,6 +68,15 @@ struct DeviceStats {
   Work eager_steps;    // all others: prefill, and decode mixed with it
 
   double peak_bytes_per_second = 0.0;  // of the device's memory
+  double peak_flops_per_second = 0.0;  // of its matrix units, in the type of the weights
+
+  /// How long the start took, by phase.
+  struct Start {
+    double load_seconds = 0.0;     // weights to the device
+    double tune_seconds = 0.0;     // choosing how linear layers run
+    double capture_seconds = 0.0;  // all graphs
+  };
+  Start start;
 };
 
 class ModelRunner {

@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <utility>
+
 #include "kernels/cuda/cuda_error.h"
 
 namespace parallax::kernels::cuda {
@@ -90,6 +92,20 @@ double PeakBytesPerSecond(int device_index) {
     return 0.0;
   }
   return 2.0 * 1e3 * kilohertz * bus_bits / 8;  // two transfers a clock
+}
+
+double PeakBf16FlopsPerSecond(int device_index) {
+  constexpr double kFlopsPerClock = 4096.0;  // of a Hopper multiprocessor, dense
+  int major = 0;
+  int multiprocessors = 0;
+  int kilohertz = 0;
+  for (const auto& [value, attribute] :
+       {std::pair{&major, cudaDevAttrComputeCapabilityMajor},
+        std::pair{&multiprocessors, cudaDevAttrMultiProcessorCount},
+        std::pair{&kilohertz, cudaDevAttrClockRate}}) {
+    if (cudaDeviceGetAttribute(value, attribute, device_index) != cudaSuccess) return 0.0;
+  }
+  return major == 9 ? kFlopsPerClock * multiprocessors * 1e3 * kilohertz : 0.0;
 }
 
 }  // namespace parallax::kernels::cuda

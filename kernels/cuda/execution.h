@@ -71,6 +71,10 @@ class Graph {
 // The most that the device's memory can move, by its clock and bus width. 0 if it does not say.
 double PeakBytesPerSecond(int device_index);
 
+// The most bf16 multiplications and additions on Hopper's matrix units, by their number and the
+// highest clock. 0 on other GPUs.
+double PeakBf16FlopsPerSecond(int device_index);
+
 }  // namespace parallax::kernels::cuda
 
 #endif  // PARALLAX_KERNELS_CUDA_EXECUTION_H_

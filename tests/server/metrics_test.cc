@@ -30,6 +30,56 @@ TEST(AtomicHistogramTest, BoundsAreInclusiveAndCumulative) {
   EXPECT_NEAR(collected.sample_sum, 0.513, 1e-9);
 }
 
+// Every number is another, so that none can stand in another's place.
+TEST(DeviceMetricsTest, ShowsEachNumberUnderItsName) {
+  EngineGauges gauges;
+  gauges.device = {.weight_bytes = 1001,
+                   .activation_bytes = 1002,
+                   .probe_state_bytes = 1003,
+                   .kv_cache_bytes = 1004,
+                   .graph_bytes = 1005,
+                   .graph_replays = {.steps = 11, .seconds = 1.25, .bytes = 13e3, .flops = 14e9},
+                   .eager_steps = {.steps = 21, .seconds = 2.25, .bytes = 23e3, .flops = 24e9},
+                   .peak_bytes_per_second = 31e12,
+                   .peak_flops_per_second = 32e12,
+                   .start = {.load_seconds = 4.5, .tune_seconds = 5.5, .capture_seconds = 6.5}};
+  ServerMetrics metrics("tiny");
+  metrics.OnGauges(gauges);
+  const std::string text = MetricsText(metrics);
+  const auto value = [&](const std::string& name, const std::string& label) {
+    return Value(text, "parallax:gpu_" + name + "{model_name=\"tiny\"" + label + "}");
+  };
+  const std::map<std::string, double> uses = {{"weights", 1001},
+                                              {"activations", 1002},
+                                              {"probe_states", 1003},
+                                              {"kv_cache", 1004},
+                                              {"graphs", 1005}};
+  for (const auto& [use, bytes] : uses) {
+    EXPECT_EQ(value("memory_bytes", ",use=\"" + use + "\""), bytes) << use;
+  }
+  const std::string graph = ",kind=\"graph\"";
+  const std::string eager = ",kind=\"eager\"";
+  EXPECT_EQ(value("steps_total", graph), 11);
+  EXPECT_EQ(value("step_seconds_total", graph), 1.25);
+  EXPECT_EQ(value("step_bytes_total", graph), 13e3);
+  EXPECT_EQ(value("step_flops_total", graph), 14e9);
+  EXPECT_EQ(value("steps_total", eager), 21);
+  EXPECT_EQ(value("step_seconds_total", eager), 2.25);
+  EXPECT_EQ(value("step_bytes_total", eager), 23e3);
+  EXPECT_EQ(value("step_flops_total", eager), 24e9);
+  EXPECT_EQ(value("peak_bytes_per_second", ""), 31e12);
+  EXPECT_EQ(value("peak_flops_per_second", ""), 32e12);
+  EXPECT_EQ(value("start_seconds", ",phase=\"load\""), 4.5);
+  EXPECT_EQ(value("start_seconds", ",phase=\"tune\""), 5.5);
+  EXPECT_EQ(value("start_seconds", ",phase=\"capture\""), 6.5);
+}
+
+TEST(DeviceMetricsTest, AreAbsentWithoutAGpu) {
+  ServerMetrics metrics("tiny");
+  metrics.OnGauges({});
+  EXPECT_EQ(MetricsText(metrics).find("parallax:gpu_"), std::string::npos);
+}
+
 TEST(ServerMetricsTest, CountsWhatTheEngineReports) {
   ServerMetrics metrics("tiny");
   metrics.OnSubmitted(10);
