@@ -23,7 +23,7 @@ function(parallax_gpu_test name)
   set_target_properties(${name} PROPERTIES
     RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/gpu_tests)
   target_link_libraries(${name} PRIVATE
-    parallax_cuda_kernels ${ARG_LIBS} GTest::gtest GTest::gtest_main parallax_warnings)
+    parallax_cuda_kernels ${ARG_LIBS} GTest::gmock GTest::gtest GTest::gtest_main parallax_warnings)
   if(EXISTS /dev/nvidia0)
     add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
     set_tests_properties(${name} PROPERTIES TIMEOUT 300 LABELS gpu RESOURCE_LOCK gpu)

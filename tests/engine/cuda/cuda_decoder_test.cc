@@ -30,8 +30,9 @@ constexpr int kPositions = 128;
 constexpr int kPromptTokens = 8;
 
 // max|d| / max|ref| allowed: 1.5 times what bfloat16 costs in PyTorch, which
-// torch_bf16_logits.py beside this file measures. An assumption until that has run on a GPU.
-constexpr double kLogitsBar = 1.6e-2;
+// torch_bf16_logits.py beside this file measured on an H200 (PyTorch 2.11: 1.051e-2, the same
+// argmax at 99.33 %).
+constexpr double kLogitsBar = 1.5 * 1.051e-2;
 
 // Openings of eight tokens from the golden continuations, continued greedily by the CPU.
 std::vector<HarnessSequence> GreedyTexts() {
@@ -206,7 +207,7 @@ CheckpointSpec Spec(const std::string& architecture, int kv_heads, int head_dim,
 CheckpointSpec WithBiases(CheckpointSpec spec) {
   spec.shape.qkv_bias = true;
   spec.shape.o_bias = true;
-  spec.shape.mlp_bias = true;
+  spec.shape.mlp_bias = spec.architecture == "LlamaForCausalLM";  // Qwen3 has none
   return spec;
 }
 
@@ -215,7 +216,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, RandomModel,
                                            Spec("ParallaxQwen3ForCausalLM", 4, 64, true),
                                            WithBiases(Spec("ParallaxQwen3ForCausalLM", 1, 128,
                                                            true)),
-                                           Spec("Qwen3ForCausalLM", 2, 128, false)));
+                                           Spec("Qwen3ForCausalLM", 2, 128, false),
+                                           WithBiases(Spec("LlamaForCausalLM", 2, 64, false))));
 
 }  // namespace
 }  // namespace parallax::testing

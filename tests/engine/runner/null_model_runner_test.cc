@@ -107,26 +107,31 @@ TEST(NullModelRunner, RefusesWhatIsNotAttached) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("slot 7"));
 }
 
-// The driver of the GPU's test, against a backend that computes each token from its place alone.
+// The driver of the GPU's tests, against a backend that computes each token from its place alone.
 TEST(NullModelRunner, TwoStepsInFlightSampleWhatOneDoes) {
-  std::vector<std::vector<SampledToken>> samples[2];
-  for (const int in_flight : {1, 2}) {
-    const auto runner = NullModelRunner::Create(
-        {.max_context_tokens = 512, .max_num_seqs = 8, .max_steps_in_flight = 2});
-    testing::RandomSteps steps(/*seed=*/1, /*max_slots=*/8, /*vocab=*/32000);
-    steps.Run(**runner, /*steps=*/200, in_flight);
-    samples[in_flight - 1] = steps.samples();
-    EXPECT_GT(steps.counts().decode_steps, 10);
-    EXPECT_GT(steps.counts().mixed_steps, 10);
-    EXPECT_GT(steps.counts().preemptions, 5);
-    EXPECT_GT(steps.counts().page_copies, 2);
-    EXPECT_GT(steps.counts().slots_taken_again, 5);
-  }
-  ASSERT_EQ(samples[0].size(), samples[1].size());
-  for (size_t i = 0; i < samples[0].size(); ++i) {
-    ASSERT_EQ(samples[0][i].size(), samples[1][i].size());
-    for (size_t t = 0; t < samples[0][i].size(); ++t) {
-      EXPECT_EQ(samples[0][i][t].token, samples[1][i][t].token);
+  for (const uint64_t seed : {1, 2, 3, 4}) {
+    std::vector<std::vector<SampledToken>> samples[2];
+    for (const int in_flight : {1, 2}) {
+      const auto runner = NullModelRunner::Create({.max_context_tokens = 512,
+                                                   .max_num_seqs = 8,
+                                                   .max_num_batched_tokens = 512,
+                                                   .num_pages = 512,
+                                                   .max_steps_in_flight = 2});
+      testing::RandomSteps steps(seed, /*max_slots=*/8, /*vocab=*/32000);
+      steps.Run(**runner, /*steps=*/200, in_flight);
+      samples[in_flight - 1] = steps.samples();
+      EXPECT_GT(steps.counts().decode_steps, 10);
+      EXPECT_GT(steps.counts().mixed_steps, 10);
+      EXPECT_GT(steps.counts().preemptions, 5);
+      EXPECT_GT(steps.counts().page_copies, 2);
+      EXPECT_GT(steps.counts().slots_taken_again, 5);
+    }
+    ASSERT_EQ(samples[0].size(), samples[1].size());
+    for (size_t i = 0; i < samples[0].size(); ++i) {
+      ASSERT_EQ(samples[0][i].size(), samples[1][i].size());
+      for (size_t t = 0; t < samples[0][i].size(); ++t) {
+        EXPECT_EQ(samples[0][i][t].token, samples[1][i][t].token);
+      }
     }
   }
 }
