@@ -42,6 +42,7 @@ class BatchValidator {
     Expect(batch_.num_tokens() <= limits_.max_num_batched_tokens, "token_ids.size()", rows);
     Expect(batch_.positions.size() == rows, "positions.size()", batch_.positions.size());
     Expect(batch_.slot_mapping.size() == rows, "slot_mapping.size()", batch_.slot_mapping.size());
+    Expect(batch_.num_sequences() <= limits_.max_num_seqs, "sequence_slots.size()", sequences);
     if (rows == 0 && sequences == 0) return;
     Expect(batch_.query_start.size() == sequences + 1, "query_start.size()",
            batch_.query_start.size());

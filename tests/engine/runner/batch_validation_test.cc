@@ -53,6 +53,7 @@ TEST(BatchValidation, NamesWhatIsWrong) {
       {[](ForwardBatch& b) { b.token_ids.push_back(1); }, "token_ids.size() = 4"},
       {[](ForwardBatch& b) { b.positions.pop_back(); }, "positions.size() = 2"},
       {[](ForwardBatch& b) { b.slot_mapping.clear(); }, "slot_mapping.size() = 0"},
+      {[](ForwardBatch& b) { b.sequence_slots.push_back(1); }, "sequence_slots.size() = 3"},
       {[](ForwardBatch& b) { b.query_start.pop_back(); }, "query_start.size() = 2"},
       {[](ForwardBatch& b) { b.context_len.push_back(1); }, "context_len.size() = 3"},
       {[](ForwardBatch& b) { b.block_tables.push_back(1); }, "block_tables.size() = 3"},
