@@ -68,8 +68,9 @@ struct SampleParams {
   const uint32_t* allowed_masks = nullptr;  // covering token_limit bits a row
   TokenCountTable token_counts;
   int32_t* slot_tokens = nullptr;  // [slots] last token; untouched on failure
-  std::span<SampleResult>
-      results;                     // [rows]; entries of `top` beyond top_count are left as they are
+  // [rows]; entries of `top` beyond top_count are left as they are. Only written: it may be
+  // pinned memory of the host.
+  std::span<SampleResult> results;
   std::span<std::byte> workspace;  // SampleWorkspaceBytes(), 16-byte aligned
 };
 
