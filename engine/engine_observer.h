@@ -41,13 +41,6 @@ struct EngineGauges {
   DeviceStats device = {};  // all zero without a GPU
 };
 
-/// The first token of a request, of whichever choice: once a request.
-struct FirstToken {
-  absl::Duration time_to_first_token;  // from submission
-  absl::Duration queue_time;
-  absl::Duration prefill_time;
-};
-
 struct FinishedRequest {
   FinishReason reason = FinishReason::kStop;  // of the request: the worst of its choices'
   absl::StatusCode code = absl::StatusCode::kOk;
@@ -65,7 +58,6 @@ class EngineObserver {
   virtual ~EngineObserver() = default;
   virtual void OnSubmitted(int32_t prompt_tokens) {}
   virtual void OnRefused(absl::StatusCode code) {}
-  virtual void OnFirstToken(const FirstToken& first) {}
   /// Time between two consecutive tokens of one choice.
   virtual void OnInterTokenLatency(absl::Duration gap) {}
   virtual void OnStep(const StepStats& stats) {}

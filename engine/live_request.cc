@@ -11,7 +11,7 @@ LiveRequest::LiveRequest(Request r, std::shared_ptr<TokenSink> s, const Tokenize
     : id(std::move(r.id)),
       principal(std::move(r.principal)),
       sink(std::move(s)),
-      submitted(now),
+      submitted(std::min(now, r.arrival)),
       request(std::move(r)),
       unfinished(request.sampling.n) {
   // Built once and copied: the copies share the stop strings' automaton.

@@ -103,7 +103,7 @@ bool OutputProcessor::KeepToken(Sequence* sequence, const SampledToken& sample,
     Fail(live, "the model produced NaN logits", now);
     return false;
   }
-  if (!live->started) Start(live, now);
+  if (!live->started) Start(live);
   Choice* const choice = &live->choices[sequence->choice];
   const SamplingParams& params = sequence->group->request.sampling;
   scheduler_->AppendToken(sequence, sample.token);
@@ -127,7 +127,7 @@ bool OutputProcessor::KeepToken(Sequence* sequence, const SampledToken& sample,
 }
 
 // The prompt is processed: the first token of the request (of all choices) is there.
-void OutputProcessor::Start(LiveRequest* live, absl::Time now) {
+void OutputProcessor::Start(LiveRequest* live) {
   live->started = true;
   const SequenceGroup& group = *live->group;
   OutputDelta echo = TakeEcho(live);
@@ -135,9 +135,6 @@ void OutputProcessor::Start(LiveRequest* live, absl::Time now) {
                        .cached_tokens = group.cached_tokens,
                        .prompt_logprobs = std::move(live->prompt_logprobs)});
   if (group.request.sampling.echo) SendEcho(live, std::move(echo));
-  observer_->OnFirstToken({.time_to_first_token = now - live->submitted,
-                           .queue_time = group.first_scheduled - live->submitted,
-                           .prefill_time = now - group.first_scheduled});
 }
 
 void OutputProcessor::CountToken(Choice* choice, absl::Time now) {

@@ -29,9 +29,12 @@ struct Request {
   /// Seam: low-rank adapter; only 0 (the base model) is accepted now.
   int32_t adapter_id = 0;
 
+  /// When the call reached the server. Latencies count from here, or from the submission if that
+  /// is earlier.
+  absl::Time arrival = absl::InfiniteFuture();
   /// The caller's deadline: past it the request ends with DEADLINE_EXCEEDED.
   absl::Time deadline = absl::InfiniteFuture();
-  /// A softer one, from submission: past it the partial text is returned with finish
+  /// A softer one, from the arrival: past it the partial text is returned with finish
   /// reason deadline.
   absl::Duration timeout = absl::InfiniteDuration();
 };

@@ -43,7 +43,7 @@ enum class FinishReason {
 };
 
 struct RequestTimings {
-  absl::Duration queue = absl::ZeroDuration();    // submission to first scheduled
+  absl::Duration queue = absl::ZeroDuration();    // arrival to first scheduled
   absl::Duration prefill = absl::ZeroDuration();  // first scheduled to first token
   absl::Duration decode = absl::ZeroDuration();   // first to last token
 };

@@ -46,6 +46,7 @@ class ChunkEncoder {
     return true;
   }
 
+  bool streams() const { return true; }
   bool empty() const { return !chunk_.has_value(); }
   void Clear() { chunk_.reset(); }
 

@@ -47,7 +47,7 @@ GenerateCall::GenerateCall(RpcMethod method, grpc::CallbackServerContext* contex
       identity_(DrawRequestIdentity()),
       traceparent_(TraceparentOf(*context)),
       deadline_(DeadlineOf(*context)),
-      received_(absl::Now()) {
+      arrival_(absl::Now()) {
   if (CheckRequestId("request_id", requested_id).ok()) identity_.id = requested_id;
 }
 
@@ -55,7 +55,7 @@ absl::Status GenerateCall::Admit() {
   absl::StatusOr<std::shared_ptr<Principal>> principal = AuthenticateCall(*context_, *environment_);
   if (!principal.ok()) return principal.status();
   principal_ = (*principal)->name();
-  absl::StatusOr<Permit> permit = (*principal)->AdmitRequest(received_);
+  absl::StatusOr<Permit> permit = (*principal)->AdmitRequest(arrival_);
   if (!permit.ok()) return permit.status();
   permit_ = *std::move(permit);
   return absl::OkStatus();
@@ -64,6 +64,7 @@ absl::Status GenerateCall::Admit() {
 absl::StatusOr<Request> GenerateCall::Build(const v1::GenerateRequest& wire) const {
   return BuildRequest(wire, environment_->model, environment_->limits,
                       {.principal = principal_,
+                       .arrival = arrival_,
                        .deadline = deadline_,
                        .fallback_id = identity_.id,
                        .fallback_seed = identity_.seed});
@@ -78,6 +79,11 @@ void GenerateCall::Cancel(absl::Status status) const {
 absl::Status GenerateCall::ClientGoneStatus() const {
   if (absl::Now() >= deadline_) return absl::DeadlineExceededError("the call's deadline passed");
   return absl::CancelledError("the client cancelled the call or went away");
+}
+
+void GenerateCall::NoteFirstToken() {
+  if (std::exchange(first_token_seen_, true)) return;
+  environment_->metrics->OnFirstToken(absl::Now() - arrival_);
 }
 
 void GenerateCall::NoteFinish(const ChoiceFinish& finish) {
@@ -119,7 +125,7 @@ void GenerateCall::LogEnd(const absl::Status& status) const {
                              {"queue_us", absl::ToInt64Microseconds(outcome_.timings.queue)},
                              {"prefill_us", absl::ToInt64Microseconds(outcome_.timings.prefill)},
                              {"decode_us", absl::ToInt64Microseconds(outcome_.timings.decode)},
-                             {"total_us", absl::ToInt64Microseconds(absl::Now() - received_)}});
+                             {"total_us", absl::ToInt64Microseconds(absl::Now() - arrival_)}});
 }
 
 }  // namespace parallax::server

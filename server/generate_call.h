@@ -7,7 +7,7 @@
 // prompt or the output.
 //
 // Thread safety: End once, from any thread, after all else but const methods, which may be called
-// from any thread at any time.
+// from any thread at any time; NoteFinish and NoteFirstToken from one thread at a time.
 #ifndef PARALLAX_SERVER_GENERATE_CALL_H_
 #define PARALLAX_SERVER_GENERATE_CALL_H_
 
@@ -53,6 +53,9 @@ class GenerateCall {
   /// Why the client's side of the call is gone: its deadline passed, or it cancelled.
   absl::Status ClientGoneStatus() const;
 
+  /// The first token leaves the server; counted once, later calls do nothing.
+  void NoteFirstToken();
+
   /// A choice ended.
   void NoteFinish(const ChoiceFinish& finish);
 
@@ -79,7 +82,8 @@ class GenerateCall {
   std::string principal_;    // empty until admitted
   std::string traceparent_;  // empty: none that is valid
   absl::Time deadline_;
-  absl::Time received_;
+  absl::Time arrival_;
+  bool first_token_seen_ = false;
   Permit permit_;
   Outcome outcome_;
 };

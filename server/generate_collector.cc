@@ -43,6 +43,7 @@ void GenerateCollector::OnStart(RequestStart start) {
 void GenerateCollector::OnDelta(OutputDelta delta) {
   MutexLock lock(&mutex_);
   if (delta.finish.has_value()) call_.NoteFinish(*delta.finish);
+  if (!delta.token_ids.empty()) call_.NoteFirstToken();
   CountLocked(DeltaBytes(delta));
   if (overflow_.has_value()) return;
   OutputDelta& choice = choices_[delta.choice];

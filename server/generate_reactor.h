@@ -14,6 +14,7 @@
 //                                              REQUIRES: empty()
 //   bool Next(Message*);                       what those chunks became, message by message; the
 //                                              one before is given back, for its buffers' sake
+//   bool streams() const;                      whether tokens leave as they come
 //   bool empty() const; void Clear();          nothing is left for Next; drop what is
 //
 // Lifetime: shared. The call holds a reference to itself until gRPC is done with it, the
@@ -85,6 +86,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
     MutexLock lock(&mutex_);
     if (delta.finish.has_value()) call_.NoteFinish(*delta.finish);
     if (discarding_) return;
+    has_token_ |= !delta.token_ids.empty();
+    if (has_token_ && !encoder_.streams()) call_.NoteFirstToken();
     if (outbox_.Add(std::move(delta))) return DispatchLocked();
     OverflowLocked(absl::ResourceExhaustedError("the client reads too slowly: more than " +
                                                 std::to_string(call_.environment().outbox_bytes) +
@@ -177,6 +180,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
       MutexLock lock(&mutex_);
       if (writing_ || finished_) return;
       has_message = writing_ = NextLocked();
+      if (has_message && has_token_) call_.NoteFirstToken();
       if (!encoder_.empty()) options.set_buffer_hint();  // the next message is ready: one flush
       if (outbox_.empty() && encoder_.empty() && done_.has_value()) {
         end = *done_;
@@ -200,6 +204,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
   std::shared_ptr<GenerateReactor> self_ PARALLAX_GUARDED_BY(mutex_);  // until gRPC's OnDone
   ChunkOutbox outbox_ PARALLAX_GUARDED_BY(mutex_);
   Encoder encoder_ PARALLAX_GUARDED_BY(mutex_);
+  bool has_token_ PARALLAX_GUARDED_BY(mutex_) = false;  // a call may end, or write, without one
   // Waits in the dispatcher's queue; at first, for BeginWrites.
   bool dispatched_ PARALLAX_GUARDED_BY(mutex_) = true;
   bool writing_ PARALLAX_GUARDED_BY(mutex_) = false;     // a write is outstanding

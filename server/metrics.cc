@@ -74,6 +74,10 @@ void ServerMetrics::OnRpc(RpcMethod method, grpc::StatusCode code) {
   rpcs_[static_cast<int>(method)][static_cast<int>(code)].Increment();
 }
 
+void ServerMetrics::OnFirstToken(absl::Duration since_arrival) {
+  time_to_first_token_.Observe(Nanoseconds(since_arrival));
+}
+
 void ServerMetrics::OnSubmitted(int32_t prompt_tokens) {
   submitted_.Increment();
   prompt_tokens_.Add(prompt_tokens);
@@ -82,10 +86,6 @@ void ServerMetrics::OnSubmitted(int32_t prompt_tokens) {
 
 void ServerMetrics::OnRefused(absl::StatusCode code) {
   refused_[static_cast<int>(code)].Increment();
-}
-
-void ServerMetrics::OnFirstToken(const FirstToken& first) {
-  time_to_first_token_.Observe(Nanoseconds(first.time_to_first_token));
 }
 
 void ServerMetrics::OnInterTokenLatency(absl::Duration gap) {
@@ -153,15 +153,15 @@ MetricsTally ServerMetrics::Tally() const {
 
 void ServerMetrics::CollectTimes(Families* families) const {
   AddHistogram("parallax:time_to_first_token_seconds",
-               "Submission to the first token of a request, of whichever choice.",
+               "Arrival of a call until its first token is handed to gRPC; of a call that does not "
+               "stream, until it is there.",
                time_to_first_token_, families);
   AddHistogram("parallax:inter_token_latency_seconds",
                "Between two consecutive tokens of one choice.", inter_token_latency_, families);
-  AddHistogram("parallax:e2e_request_latency_seconds", "Submission to end of the request.",
+  AddHistogram("parallax:e2e_request_latency_seconds", "Arrival to end of the request.",
                e2e_latency_, families);
   AddHistogram("parallax:request_queue_time_seconds",
-               "Submission to first scheduled, of requests that had a token.", queue_time_,
-               families);
+               "Arrival to first scheduled, of requests that had a token.", queue_time_, families);
   AddHistogram("parallax:request_prefill_time_seconds",
                "First scheduled to first token, of requests that had a token.", prefill_time_,
                families);

@@ -56,10 +56,11 @@ class ServerMetrics final : public EngineObserver, public prometheus::Collectabl
 
   /// Once for each call of InferenceService, with the code that the server ended it with.
   void OnRpc(RpcMethod method, grpc::StatusCode code);
+  /// Once for each call, when its first token leaves the server: the time since it arrived.
+  void OnFirstToken(absl::Duration since_arrival);
 
   void OnSubmitted(int32_t prompt_tokens) override;
   void OnRefused(absl::StatusCode code) override;
-  void OnFirstToken(const FirstToken& first) override;
   void OnInterTokenLatency(absl::Duration gap) override;
   void OnStep(const StepStats& stats) override;
   void OnGauges(const EngineGauges& gauges) override;

@@ -232,6 +232,7 @@ absl::StatusOr<Request> BuildRequest(const v1::GenerateRequest& wire, const Serv
   Request request;
   request.id = wire.has_request_id() ? wire.request_id() : std::move(facts.fallback_id);
   request.principal = std::move(facts.principal);
+  request.arrival = facts.arrival;
   request.deadline = facts.deadline;
   if (absl::Status s = ApplyScheduling(wire.scheduling(), &request); !s.ok()) return s;
 

@@ -28,6 +28,7 @@ inline constexpr int kMaxTenantBytes = 128;
 /// What a request takes from its call rather than from its message.
 struct CallFacts {
   std::string principal;
+  absl::Time arrival = absl::InfiniteFuture();   // at the server
   absl::Time deadline = absl::InfiniteFuture();  // gRPC's
   std::string fallback_id = {};                  // when request_id is unset
   uint64_t fallback_seed = 0;                    // when sampling.seed is unset

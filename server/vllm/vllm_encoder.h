@@ -35,6 +35,7 @@ class VllmEncoder {
   /// RESOURCE_EXHAUSTED over max_response_bytes. REQUIRES: empty().
   absl::Status Add(OutputChunk chunk);
   bool Next(Message* message);
+  bool streams() const { return stream_; }
   bool empty() const { return !chunk_.has_value() && !finish_.has_value(); }
   void Clear();
 

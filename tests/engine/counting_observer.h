@@ -16,8 +16,6 @@ struct ObserverCounts {
   int64_t submitted = 0;
   int64_t refused = 0;
   int64_t finished = 0;
-  int64_t first_tokens = 0;
-  int64_t first_tokens_seen = 0;  // by OnFinished
   int64_t inter_token_gaps = 0;
   int64_t prompt_tokens_submitted = 0;
   int64_t prompt_tokens_finished = 0;
@@ -42,10 +40,6 @@ class CountingObserver final : public EngineObserver {
     MutexLock lock(&mutex_);
     ++counts_.refused;
   }
-  void OnFirstToken(const FirstToken&) override {
-    MutexLock lock(&mutex_);
-    ++counts_.first_tokens;
-  }
   void OnInterTokenLatency(absl::Duration) override {
     MutexLock lock(&mutex_);
     ++counts_.inter_token_gaps;
@@ -65,7 +59,6 @@ class CountingObserver final : public EngineObserver {
     ++counts_.finished;
     ++counts_.reasons[request.reason];
     ++counts_.codes[request.code];
-    counts_.first_tokens_seen += request.first_token_seen ? 1 : 0;
     counts_.prompt_tokens_finished += request.prompt_tokens;
     counts_.completion_tokens += request.completion_tokens;
     counts_.last_finished = request;

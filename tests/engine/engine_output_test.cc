@@ -249,7 +249,7 @@ TEST_F(EngineOutputTest, ChoicesAreTheirOwn) {
   EXPECT_EQ(finished.num_choices, 4);
   EXPECT_EQ(finished.completion_tokens, 20);
   EXPECT_EQ(finished.reason, FinishReason::kLength);
-  EXPECT_EQ(observer.Counts().first_tokens, 1);
+  EXPECT_TRUE(finished.first_token_seen);
   EXPECT_EQ(observer.Counts().inter_token_gaps, 16);
 }
 

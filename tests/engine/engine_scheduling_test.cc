@@ -103,6 +103,16 @@ TEST_P(EngineSchedulingTest, PriorityOvertakesTheQueue) {
   EXPECT_LT(first.choices[0].finish->timings.queue, second.choices[0].finish->timings.queue);
 }
 
+TEST_P(EngineSchedulingTest, LatenciesCountFromTheArrivalAtTheServer) {
+  Start();
+  Request request = MakeRequest(2);
+  request.arrival = absl::Now() - absl::Seconds(100);
+  const Recorded late = Submit(std::move(request))->Await();
+  EXPECT_GE(late.choices[0].finish->timings.queue, absl::Seconds(100));
+  const Recorded prompt = Submit(MakeRequest(2))->Await();
+  EXPECT_LT(prompt.choices[0].finish->timings.queue, absl::Seconds(100));
+}
+
 TEST_P(EngineSchedulingTest, HopelessRequestIsDroppedFromTheQueueAndNeverRun) {
   options.enable_prefix_cache = false;  // a prefix hit could save it
   options.max_num_seqs = 1;

@@ -52,6 +52,53 @@ TEST_F(GenerateTest, StreamsDeltasAndEndsWithStatus) {
   EXPECT_EQ(RpcCount("GenerateStream", "OK"), 1);
 }
 
+TEST_F(GenerateTest, TheFirstTokenIsTimedOnceItLeaves) {
+  const auto count = [this] { return MetricValue("parallax:time_to_first_token_seconds_count"); };
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, TokenRequest("r1"));
+  const auto call = engine_.AwaitSubmitted();
+  EXPECT_EQ(count(), 0);
+  call.sink->OnDelta(TokenDelta(0, {7}));
+  v1::GenerateChunk chunk;
+  ASSERT_TRUE(reader->Read(&chunk));
+  EXPECT_EQ(count(), 1);
+  const double seconds = MetricValue("parallax:time_to_first_token_seconds_sum");
+  EXPECT_GT(seconds, 0.0);
+  EXPECT_LT(seconds, absl::ToDoubleSeconds(absl::Now() - call.request.arrival));
+  call.sink->OnDelta(TokenDelta(0, {8}, /*finish=*/true));
+  engine_.End(call, absl::OkStatus());
+  while (reader->Read(&chunk)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(count(), 1) << "once a call";
+}
+
+TEST_F(GenerateTest, TheFirstTokenOfACallThatDoesNotStreamIsTimedWhenItIsThere) {
+  auto reply = std::async([this] {
+    grpc::ClientContext context;
+    v1::GenerateResponse response;
+    return stub_->Generate(&context, TokenRequest("u1"), &response);
+  });
+  const auto call = engine_.AwaitSubmitted();
+  call.sink->OnDelta(TokenDelta(0, {7}));
+  EXPECT_EQ(MetricValue("parallax:time_to_first_token_seconds_count"), 1);
+  call.sink->OnDelta(TokenDelta(0, {8}, /*finish=*/true));
+  engine_.End(call, absl::OkStatus());
+  EXPECT_TRUE(reply.get().ok());
+  EXPECT_EQ(MetricValue("parallax:time_to_first_token_seconds_count"), 1);
+}
+
+TEST_F(GenerateTest, TheEngineIsToldWhenTheCallArrived) {
+  const absl::Time before = absl::Now();
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, TokenRequest("r1"));
+  const auto call = engine_.AwaitSubmitted();
+  EXPECT_GE(call.request.arrival, before);
+  EXPECT_LE(call.request.arrival, absl::Now());
+  engine_.End(call, absl::OkStatus());
+  EXPECT_TRUE(reader->Finish().ok());
+}
+
 TEST_F(GenerateTest, ARefusalIsTheFirstAnswerSoThatABalancerMayTryElsewhere) {
   engine_.RefuseNext(absl::UnavailableError("draining"));
   grpc::ClientContext context;

@@ -85,8 +85,7 @@ TEST(ServerMetricsTest, CountsWhatTheEngineReports) {
   metrics.OnSubmitted(10);
   metrics.OnSubmitted(20);
   metrics.OnRefused(absl::StatusCode::kResourceExhausted);
-  metrics.OnFirstToken(
-      {.time_to_first_token = absl::Microseconds(90), .queue_time = {}, .prefill_time = {}});
+  metrics.OnFirstToken(absl::Microseconds(90));
   metrics.OnInterTokenLatency(absl::Microseconds(200));
   metrics.OnStep({.duration = absl::Milliseconds(1),
                   .num_sequences = 3,

@@ -85,6 +85,13 @@ class RpcFixture : public testing::Test {
     return prometheus::TextSerializer().Serialize(metrics_.Collect());
   }
   /// grpc_requests_total of one method and code.
+  /// Of a sample without labels but the model's.
+  double MetricValue(const std::string& name) const {
+    const std::string series = name + "{model_name=\"fake\"} ";
+    const std::string text = MetricsText();
+    const size_t begin = text.find(series);
+    return begin == std::string::npos ? -1 : std::stod(text.substr(begin + series.size()));
+  }
   int RpcCount(const std::string& method, const std::string& code) const {
     const std::string series = "parallax:grpc_requests_total{model_name=\"fake\",method=\"" +
                                method + "\",code=\"" + code + "\"} ";
