@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "bench/server/loadgen/bare_call.h"
 #include "bench/server/loadgen/result_format.h"
 #include "bench/server/loadgen/server_metrics.h"
 #include "grpcpp/client_context.h"
@@ -143,6 +144,9 @@ absl::StatusOr<nlohmann::json> Experiment::Run(
   identity.options = OptionsToJson(options);
   identity.annotations = options.annotations;
 
+  absl::StatusOr<Histogram> bare_call = TimeBareCalls(channels_, options.channel.token);
+  if (!bare_call.ok()) return bare_call.status();
+
   absl::StatusOr<MetricSamples> before = MetricSamples();
   if (!options.metrics_address.empty()) before = ScrapeMetrics(options.metrics_address);
   if (!before.ok()) return before.status();
@@ -159,6 +163,7 @@ absl::StatusOr<nlohmann::json> Experiment::Run(
     driver_ = nullptr;
   }
   if (!result.ok()) return result.status();
+  result->bare_call = *std::move(bare_call);
 
   MetricSamples delta;
   if (!options.metrics_address.empty()) {

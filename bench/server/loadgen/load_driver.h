@@ -52,6 +52,7 @@ struct RunResult {
   Histogram send_lag;
   Histogram event_lag;
   int32_t peak_outstanding = 0;
+  Histogram bare_call;  // of calls that the server answers at once, before the load
 };
 
 /// A moment's picture for the progress line.

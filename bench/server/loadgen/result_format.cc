@@ -170,6 +170,7 @@ nlohmann::json ResultToJson(const RunIdentity& identity, const RunOptions& optio
        {{"requests", tally.all_requests},
         {"prompt_tokens", tally.all_prompt_tokens},
         {"output_tokens", tally.all_output_tokens}}},
+      {"bare_call_ms", LatencyJson(result.bare_call)},
       {"both_sides", server_delta.empty() ? nlohmann::json() : BothSidesJson(tally, server_delta)},
       {"server_delta", server_delta},
       {"timeline", TimelineJson(tally.timeline)},
@@ -224,6 +225,10 @@ std::string ResultTable(const nlohmann::json& result) {
                         result["lag_ms"]["event"]["p99"].get<double>());
   const nlohmann::json both_sides = result.value("both_sides", nlohmann::json());
   if (!both_sides.is_null()) table += BothSidesTable(both_sides);
+  if (result.contains("bare_call_ms")) {
+    absl::StrAppendFormat(&table, "bare call     %.3f ms: gRPC both ways, before the load\n",
+                          result["bare_call_ms"]["mean"].get<double>());
+  }
   return table;
 }
 
