@@ -54,6 +54,8 @@ ABSL_FLAG(uint64_t, seed, 1, "of lengths, prompts, cancellations and arrivals");
 ABSL_FLAG(std::string, slo, "", "ttft=MS,tpot=MS,e2e=MS, any subset: report goodput");
 
 ABSL_FLAG(std::vector<std::string>, concurrencies, {}, "sweep grid: closed-loop concurrencies");
+ABSL_FLAG(std::vector<std::string>, durations, {},
+          "sweep grid: seconds of the window for each of --prompt_tokens, instead of --duration");
 ABSL_FLAG(double, min_rate, 1.0, "sweep search: lowest rate");
 ABSL_FLAG(double, max_rate, 1024.0, "sweep search: highest rate");
 ABSL_FLAG(double, good_share, 0.99, "sweep search: share of requests that must meet the SLO");
@@ -231,6 +233,14 @@ absl::StatusOr<GridOptions> GridFlags() {
   }
   if (grid.concurrencies.empty()) {
     return absl::InvalidArgumentError("--concurrencies: a grid needs at least one");
+  }
+  for (const std::string& text : absl::GetFlag(FLAGS_durations)) {
+    double seconds = 0.0;
+    if (!absl::SimpleAtod(text, &seconds) || !(seconds > 0.0)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--durations: \"", text, "\" is not a positive number"));
+    }
+    grid.durations.push_back(seconds);
   }
   grid.prompt_tokens = absl::StrSplit(absl::GetFlag(FLAGS_prompt_tokens), ',');
   grid.output_tokens = absl::StrSplit(absl::GetFlag(FLAGS_output_tokens), ',');

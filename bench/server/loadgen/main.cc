@@ -96,6 +96,7 @@ absl::Status RunSweep(const CommandLine& line, const nlohmann::json& model, cons
   for (const char* varied : {"concurrency", "rate"}) fixed.erase(varied);
   if (grid) {
     for (const char* varied : {"prompt_tokens", "output_tokens"}) fixed.erase(varied);
+    if (!line.grid.durations.empty()) fixed["duration_seconds"] = line.grid.durations;
   }
   absl::StatusOr<SweepFile> file = SweepFile::Open(line.json_file, grid ? "grid" : "search", fixed);
   if (!file.ok()) return file.status();

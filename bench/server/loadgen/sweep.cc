@@ -107,13 +107,19 @@ absl::Status RunGrid(const ExperimentOptions& base, const GridOptions& grid, con
     }
     return result;
   };
-  for (const std::string& prompt : grid.prompt_tokens) {
+  if (!grid.durations.empty() && grid.durations.size() != grid.prompt_tokens.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("durations: ", grid.durations.size(), " for ",
+                                                   grid.prompt_tokens.size(), " prompt lengths"));
+  }
+  for (size_t i = 0; i < grid.prompt_tokens.size(); ++i) {
+    const std::string& prompt = grid.prompt_tokens[i];
     for (const std::string& output : grid.output_tokens) {
       for (const int32_t concurrency : grid.concurrencies) {
         ExperimentOptions options = base;
         options.workload.prompt_tokens = prompt;
         options.workload.output_tokens = output;
         options.run.concurrency = concurrency;
+        if (!grid.durations.empty()) options.run.duration_seconds = grid.durations[i];
         options.run.arrivals.reset();
         const nlohmann::json key = {
             {"concurrency", concurrency}, {"prompt_tokens", prompt}, {"output_tokens", output}};

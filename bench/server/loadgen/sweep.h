@@ -28,6 +28,8 @@ struct GridOptions {
   std::vector<int32_t> concurrencies;
   std::vector<std::string> prompt_tokens;
   std::vector<std::string> output_tokens;
+  /// Seconds of the window for each of prompt_tokens; empty: those of the base options.
+  std::vector<double> durations = {};
 };
 
 struct SearchOptions {

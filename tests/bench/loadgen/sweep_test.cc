@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <map>
 #include <set>
 #include <string>
 
@@ -23,6 +24,7 @@ class SweepTest : public ::testing::Test {
   RunPoint FakeRun() {
     return [this](const ExperimentOptions& options) -> absl::StatusOr<nlohmann::json> {
       seeds_.insert(options.workload.seed);
+      durations_[options.workload.prompt_tokens].insert(options.run.duration_seconds);
       if (++runs_ == fail_at_) return absl::UnavailableError("unplugged");
       const double rate = options.run.arrivals ? options.run.arrivals->rate : 0.0;
       return nlohmann::json{{"window_seconds", 5.0},
@@ -48,6 +50,7 @@ class SweepTest : public ::testing::Test {
       ::testing::TempDir() + "/sweep_test_" + std::to_string(getpid()) + ".json";
   int runs_ = 0;
   std::set<uint64_t> seeds_;
+  std::map<std::string, std::set<double>> durations_;  // by prompt length
   int fail_at_ = 0;
   int nothing_completes_at_ = 0;
   double capacity_ = 37.0;
@@ -67,6 +70,18 @@ TEST_F(SweepTest, GridVisitsEveryPointOnceAndResumesAfterAFailure) {
   EXPECT_EQ(seeds_.size(), 8u) << "prompts of their own, the same after a resumption";
   EXPECT_EQ(runs_, 3);
   EXPECT_EQ(again.document()["runs"].size(), 8u);
+}
+
+TEST_F(SweepTest, GridGivesLongPromptsLongerWindows) {
+  ExperimentOptions base;
+  base.run.duration_seconds = 5.0;
+  SweepFile file = Open("grid");
+  GridOptions grid = {{1, 4}, {"128", "512"}, {"16"}, {20.0, 60.0}};
+  EXPECT_TRUE(RunGrid(base, grid, FakeRun(), &file).ok());
+  EXPECT_EQ(durations_["128"], (std::set<double>{20.0}));
+  EXPECT_EQ(durations_["512"], (std::set<double>{60.0}));
+  grid.durations.pop_back();
+  EXPECT_EQ(RunGrid(base, grid, FakeRun(), &file).code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(SweepTest, GridStopsWhereNothingCompletes) {
