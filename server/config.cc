@@ -51,13 +51,14 @@ void AddSchedulingFlags(ServerConfig* config, FlagTable* flags) {
   flags->Int("max-num-seqs", 1, 65536, &config->max_num_seqs,
              "Sequences (choices) that run at once.");
   flags->Int("max-num-batched-tokens", 1, 1 << 20, &config->max_num_batched_tokens,
-             "Token rows of one step, prompts and running sequences together; bounds the gap "
-             "between two tokens of a running sequence. At least --max-num-seqs.");
+             "Token rows of one step, prompts and running sequences together. At least "
+             "--max-num-seqs.");
   flags->Int("max-prefill-chunk", 0, 1 << 20, &config->max_prefill_chunk,
              "Most prompt tokens of one sequence in a step. 0: only the step's budget limits.");
   flags->Int("max-mixed-prefill-tokens", 0, 1 << 20, &config->max_mixed_prefill_tokens,
-             "Most prompt tokens of a step in which others wait for their next token: less is a "
-             "steadier stream, more is more throughput. 0: only the step's budget limits.");
+             "Most prompt tokens of a step in which others wait for their next token; bounds the "
+             "gap between two tokens. Less is a steadier stream, more is more throughput. 0: only "
+             "the step's budget limits.");
   flags->Int("max-queued-requests", 1, 1 << 20, &config->max_queued_requests,
              "Requests accepted and not yet running; one more is refused with "
              "RESOURCE_EXHAUSTED.");

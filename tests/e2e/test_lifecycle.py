@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 from parallax_client import Client, ServingStatus
 from parallax_client.v1 import admin_pb2
-from server_process import STORIES_MODEL, ServerProcess, eventually
+from server_process import REPOSITORY, STORIES_MODEL, ServerProcess, eventually
 
 Code = grpc.StatusCode
 PROMPT = "Once upon a time there was a little"
@@ -158,3 +159,21 @@ def test_a_taken_port_is_an_error() -> None:
     with ServerProcess("null") as server:
         with pytest.raises(RuntimeError, match=server.address):
             ServerProcess("null", f"--listen={server.address}")
+
+
+def test_the_readmes_name_flags_that_exist_with_their_defaults() -> None:
+    help_text = subprocess.run([os.environ["PARALLAX_SERVER"], "--help"], check=True,
+                               capture_output=True, text=True).stdout
+    defaults = dict(re.findall(r"^  --(?:\[no-\])?([a-z-]+)\S*(?:  \(default (.*)\))?", help_text,
+                               re.MULTILINE))
+    rows = re.findall(r"^\| (`--.*`) \| (.*) \| .* \|$", (REPOSITORY / "README.md").read_text(),
+                      re.MULTILINE)
+    named = [(re.findall(r"`--([a-z-]+)`", flags), values.replace("`", "").split(", "))
+             for flags, values in rows]
+    numbers = {flag: value for flags, values in named if len(flags) == len(values)
+               for flag, value in zip(flags, values) if re.fullmatch(r"[\d.:]+s?", value)}
+    assert {flag for flags, _ in named for flag in flags} <= set(defaults)
+    assert {flag: defaults[flag] for flag in numbers} == numbers
+    assert {"max-mixed-prefill-tokens", "max-num-batched-tokens", "listen"} <= set(numbers)
+    advice = (REPOSITORY / "deploy" / "grafana" / "README.md").read_text()
+    assert set(re.findall(r"`--([a-z][a-z-]+)`", advice)) <= set(defaults)
