@@ -96,6 +96,8 @@ void ServerMetrics::OnStep(const StepStats& stats) {
   step_time_.Observe(Nanoseconds(stats.duration));
   batch_size_.Observe(stats.num_sequences);
   step_tokens_.Observe(stats.prefill_tokens + stats.decode_tokens);
+  step_prefill_tokens_.Add(stats.prefill_tokens);
+  step_decode_tokens_.Add(stats.decode_tokens);
   generation_tokens_.Add(stats.tokens_generated);
   preemptions_.Add(stats.preemptions);
   prefix_queries_.Add(stats.prefix_cache_query_tokens);
@@ -190,6 +192,12 @@ void ServerMetrics::CollectCounters(Families* families) const {
   AddCounter("parallax:prompt_tokens_total", "Prompt tokens of accepted requests.", prompt_tokens_,
              families);
   AddCounter("parallax:generation_tokens_total", "Tokens generated.", generation_tokens_, families);
+  AddCounter("parallax:step_prefill_tokens_total",
+             "Token rows of steps that read a prompt, or what a preempted sequence had.",
+             step_prefill_tokens_, families);
+  AddCounter("parallax:step_decode_tokens_total",
+             "Token rows of steps that are a running sequence's last token.", step_decode_tokens_,
+             families);
   AddCounter("parallax:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.",
              prefix_queries_, families);
   AddCounter("parallax:prefix_cache_hits_total", "Of them, found.", prefix_hits_, families);

@@ -105,6 +105,8 @@ class ServerMetrics final : public EngineObserver, public prometheus::Collectabl
   AtomicCounter submitted_;
   AtomicCounter prompt_tokens_;
   AtomicCounter generation_tokens_;
+  AtomicCounter step_prefill_tokens_;
+  AtomicCounter step_decode_tokens_;
   AtomicCounter prefix_queries_;
   AtomicCounter prefix_hits_;
   AtomicCounter preemptions_;

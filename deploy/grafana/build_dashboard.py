@@ -115,10 +115,10 @@ ROWS: dict[str, list[Panel]] = {
     ],
     "Latency": [
         percentiles("Time to first token", "time_to_first_token_seconds",
-                    "From submission, queue and prefill included."),
+                    "From the call's arrival: tokenizer, queue and prefill."),
         percentiles("Inter-token latency", "inter_token_latency_seconds",
                     "Between two tokens of one choice."),
-        percentiles("Request latency", "e2e_request_latency_seconds", "From submission to end."),
+        percentiles("Request latency", "e2e_request_latency_seconds", "From arrival to end."),
         heatmap("Time to first token", "time_to_first_token_seconds"),
         heatmap("Inter-token latency", "inter_token_latency_seconds"),
         heatmap("Request latency", "e2e_request_latency_seconds"),
@@ -138,9 +138,12 @@ ROWS: dict[str, list[Panel]] = {
         lines("Sequences in a step", "none", {
             "mean": mean("batch_size"), "p95": quantile(0.95, "batch_size")}),
         heatmap("Sequences in a step", "batch_size", "none"),
-        lines("Token rows in a step", "none", {
-            "mean": mean("step_tokens"), "p95": quantile(0.95, "step_tokens")},
-            help="Prefill and decode. The bound is --max-num-batched-tokens."),
+        lines("Token rows in a step, by kind", "none", {
+            kind: f"{total_rate(f'step_{kind}_tokens_total')}"
+                  f" / ({total_rate('step_time_seconds_count')} > 0)"
+            for kind in ("prefill", "decode")}, stacked=True,
+            help="Means. Together at most --max-num-batched-tokens; prefill in a step that also"
+                 " decodes, at most --max-mixed-prefill-tokens."),
         percentiles("Step time", "step_time_seconds", "Launch to collected."),
         heatmap("Step time", "step_time_seconds"),
         lines("Steps a second", "none", {

@@ -90,6 +90,10 @@ const gauge = (name) => (i) => total(samples[i], name);
 const sumOf = (name) => (sample) => histogram(sample, name).sum;
 const countOf = (name) => (sample) => histogram(sample, name).count;
 
+// Token rows.
+const perStep = (i, kind) =>
+    ratio(i, counter(`step_${kind}_tokens_total`), countOf('step_time_seconds'));
+
 // Charts -------------------------------------------------------------------------------------
 
 // lines: one or two functions of the sample's number; the first has the large figure.
@@ -114,8 +118,8 @@ const CHARTS = [
    detail: (i) => `${format(rate(i, counter('num_preemptions_total')))} preemptions/s`},
   {id: 'batch', title: 'Sequences in a step', unit: 'mean',
    lines: [(i) => ratio(i, sumOf('batch_size'), countOf('batch_size'))],
-   detail: (i) => `${format(rate(i, countOf('step_time_seconds')))} steps/s, ${
-       format(ratio(i, sumOf('step_tokens'), countOf('step_tokens')))} token rows each`},
+   detail: (i) => `${format(rate(i, countOf('step_time_seconds')))} steps/s: ${
+       format(perStep(i, 'prefill'))} prefill, ${format(perStep(i, 'decode'))} decode`},
   {id: 'prefix', title: 'Prompt tokens found in the prefix cache', unit: '%',
    lines: [(i) => percent(ratio(i, counter('prefix_cache_hits_total'),
                                 counter('prefix_cache_queries_total')))],

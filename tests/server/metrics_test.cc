@@ -113,6 +113,8 @@ TEST(ServerMetricsTest, CountsWhatTheEngineReports) {
   EXPECT_EQ(Value(text, "parallax:num_requests_waiting" + labels), 7);
   EXPECT_EQ(Value(text, "parallax:kv_cache_usage_perc" + labels), 0.25);
   EXPECT_EQ(Value(text, "parallax:step_tokens_sum" + labels), 12);
+  EXPECT_EQ(Value(text, "parallax:step_prefill_tokens_total" + labels), 10);
+  EXPECT_EQ(Value(text, "parallax:step_decode_tokens_total" + labels), 2);
   EXPECT_EQ(
       Value(text, "parallax:time_to_first_token_seconds_bucket{model_name=\"tiny\",le=\"0.0001\"}"),
       1);

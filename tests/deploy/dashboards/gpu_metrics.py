@@ -1,6 +1,7 @@
 """The metrics page of a server with a GPU that is busy all the time, without a GPU.
 
-Names, labels and types are those of server/metrics_device.cc; the tests compare.
+Names, labels and types are those of server/metrics_device.cc and, for the probe states that only
+a GPU keeps, of server/metrics.cc; the tests compare.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ RATES = {
     "gpu_step_flops_total": {"graph": 2e12, "eager": 3e13},
 }
 PEAK_BYTES_PER_SECOND = 4.8e12
+PROBE_STATE_BYTES = {"probe_state_bytes": 2e9, "probe_state_bytes_used": 5e8}
 
 
 def page(seconds: float) -> str:
@@ -27,6 +29,9 @@ def page(seconds: float) -> str:
         lines.append(f"# TYPE parallax:{name} counter")
         lines += [f'parallax:{name}{{model_name="m",kind="{kind}"}} {rate * seconds}'
                   for kind, rate in kinds.items()]
+    for name, size in PROBE_STATE_BYTES.items():
+        lines.append(f"# TYPE parallax:{name} gauge")
+        lines.append(f'parallax:{name}{{model_name="m"}} {size}')
     lines.append("# TYPE parallax:gpu_peak_bytes_per_second gauge")
     lines.append(f'parallax:gpu_peak_bytes_per_second{{model_name="m"}} {PEAK_BYTES_PER_SECOND}')
     return "\n".join(lines) + "\n"

@@ -47,6 +47,7 @@ class Prometheus:
             self._process = subprocess.Popen(self._arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             self.url = f"http://{self._await_address()}"
+            self._ready = time.monotonic()
         except BaseException:
             self.__exit__()
             raise
@@ -64,6 +65,10 @@ class Prometheus:
                 return json.load(reply)["data"]
         except urllib.error.HTTPError as error:
             raise QueryRefused(json.load(error)["error"]) from None
+
+    def age(self) -> int:
+        """Seconds since it was ready."""
+        return int(time.monotonic() - self._ready)
 
     def values(self, query: str, seconds: int) -> list[list[float]]:
         """The samples of each series over the last `seconds`, one a second."""

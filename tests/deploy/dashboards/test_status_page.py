@@ -6,6 +6,7 @@ PARALLAX_SCREENSHOT=FILE keeps a picture of it under load.
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any, Iterator
@@ -115,6 +116,9 @@ def test_charts_move_under_load(loaded: webdriver.Chrome) -> None:
         label = loaded.find_element(By.CSS_SELECTOR, f"#chart-{chart} svg").get_attribute("aria-label")
         assert "now" in label and "highest" in label
     assert number(loaded, "#chart-batch .value") <= 16
+    rows_each = re.search(r"steps/s: ([\d.]+) prefill, ([\d.]+) decode",
+                          text(loaded, "#chart-batch .detail"))
+    assert rows_each and all(float(rows) > 0 for rows in rows_each.groups())
 
 
 def test_the_head_says_what_runs(loaded: webdriver.Chrome) -> None:
