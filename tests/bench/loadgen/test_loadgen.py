@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import pytest
 
-from server_process import REPOSITORY, ServerProcess
+from server_process import REPOSITORY, STORIES_MODEL, ServerProcess
 
 LOADGEN = os.environ["PARALLAX_LOADGEN"]
 REPORT = REPOSITORY / "bench" / "server" / "report" / "report.py"
@@ -34,6 +38,59 @@ def load(server: ServerProcess, file: Path, *flags: str) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
+def output_of(server: ServerProcess, file: Path, *flags: str) -> str:
+    """The table that `load` prints."""
+    return subprocess.run(command(server, "run", file, *flags), check=True, timeout=120,
+                          stdout=subprocess.PIPE, text=True).stdout
+
+
+@contextlib.contextmanager
+def two_processors() -> Iterator[None]:
+    """For what is started inside: the first two that this process may use."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(allowed)[:2]))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@contextlib.contextmanager
+def ahead_of_others() -> Iterator[None]:
+    """What is started inside runs before the machine's other work, where that is allowed. Linux
+    shares processors between sessions first (autogroups), then between their processes."""
+    def be_nice(process: int, session: int) -> None:
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, process)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(session))
+
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    be_nice(-19, -19)
+    try:
+        yield
+    finally:
+        be_nice(usual, 0)
+
+
+@contextlib.contextmanager
+def awake_and_alone() -> Iterator[None]:
+    """What is started inside has the processors to itself, where that is allowed, and they never
+    sleep: to wake a virtual one takes longer than a call."""
+    spin = "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
+    spinners = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(os.cpu_count() or 1)]
+    usual = os.sched_getscheduler(0), os.sched_getparam(0)
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *usual)
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
+
+
 def counter(result: dict[str, Any], name: str) -> float:
     """The server's counter over the run, all labels together."""
     return sum(value for sample, value in result["server_delta"].items()
@@ -44,39 +101,69 @@ def test_both_sides_count_the_same_tokens_and_requests(tmp_path: Path) -> None:
     with ServerProcess("null") as server:
         result = load(server, tmp_path / "run.json", "--concurrency=32", "--warmup=0.5",
                       "--duration=1.5", "--prompt_tokens=uniform:1:300",
-                      "--output_tokens=lognormal:40:1:1:900", "--csv", str(tmp_path / "run.csv"))
+                      "--output_tokens=lognormal:40:1:1:900")
     run = result["whole_run"]
     assert result["requests"]["failed"] == result["requests"]["unfinished"] == 0
     assert run["requests"] == counter(result, "requests_submitted_total") > 100
     assert run["prompt_tokens"] == counter(result, "prompt_tokens_total")
     assert run["output_tokens"] == counter(result, "generation_tokens_total")
-    head, line = (tmp_path / "run.csv").read_text().splitlines()
-    assert head.count(",") == line.count(",")
+    for quantity in ("requests", "prompt_tokens", "output_tokens"):
+        both = result["both_sides"][quantity]
+        assert both["client"] == both["server"] == run[quantity]
+    table = show(tmp_path / "run.json")
+    assert len(re.findall(r"^  (?:requests|prompt tokens|output tokens) +(\d+) +\1  equal$", table,
+                          re.MULTILINE)) == 3
+
+
+def mean_ms(result: dict[str, Any], *histograms: str) -> float:
+    """The sum of the means of the server's histograms over the run."""
+    return sum(1e3 * counter(result, f"{name}_sum") / counter(result, f"{name}_count")
+               for name in histograms)
 
 
 def test_mean_ttft_agrees_with_the_server(tmp_path: Path) -> None:
     """One sequence at a time, so that requests wait in the engine, where both can see it."""
-    with ServerProcess("null", "--max-num-seqs=1") as server:
+    with ahead_of_others(), ServerProcess("null", "--max-num-seqs=1") as server:
         result = load(server, tmp_path / "run.json", "--concurrency=128", "--warmup=0",
                       "--duration=3", "--output_tokens=2000")
-    count = counter(result, "time_to_first_token_seconds_count")
-    of_server_ms = 1e3 * counter(result, "time_to_first_token_seconds_sum") / count
     ttft = result["latency_ms"]["ttft"]
-    assert ttft["count"] == count
-    assert ttft["mean"] == pytest.approx(of_server_ms, rel=0.05)
-    # What is left over is the transport, request by request.
-    transport = result["latency_ms"]["transport"]["mean"]
-    waited = result["lag_ms"]["send"]["mean"]
-    assert ttft["mean"] == pytest.approx(of_server_ms + transport + waited, rel=0.002)
+    assert ttft["count"] == counter(result, "time_to_first_token_seconds_count")
+    assert ttft["mean"] == pytest.approx(mean_ms(result, "time_to_first_token_seconds"), rel=0.05)
+
+
+def test_idle_ttft_agrees_with_the_server(tmp_path: Path) -> None:
+    """One caller, and nobody waits: what the client has more than the server is gRPC's, which is
+    less than 0.1 ms. Again if other work on the machine came between."""
+    for _ in range(5):
+        with awake_and_alone(), ServerProcess("null") as server:
+            result = load(server, tmp_path / "run.json", "--concurrency=1", "--warmup=0",
+                          "--duration=2", "--output_tokens=64")
+        ttft, transport, sends = (result[group][name]["mean"] for group, name in (
+            ("latency_ms", "ttft"), ("latency_ms", "transport"), ("lag_ms", "send")))
+        # The engine said of each call what the metrics page says of all.
+        engine = mean_ms(result, "request_queue_time_seconds", "request_prefill_time_seconds")
+        assert ttft == pytest.approx(engine + transport + sends, abs=0.1)
+        both = result["both_sides"]["mean_ttft_ms"]
+        more = both["client"] - both["server"]
+        if abs(more) <= 0.1:
+            break
+    assert abs(more) <= 0.1
 
 
 def test_ten_thousand_streams_are_held(tmp_path: Path) -> None:
-    """All of them streaming: the server has the slots and the pages to run 10,000 at once."""
-    with ServerProcess("null", "--max-num-seqs=10000", "--max-num-batched-tokens=20000",
-                       "--max-queued-requests=10000", "--kv-cache-pages=170000") as server:
-        result = load(server, tmp_path / "run.json", "--concurrency=10000", "--connections=16",
-                      "--warmup=8", "--duration=4", "--drain=60",
-                      "--prompt_tokens=16", "--output_tokens=uniform:500:1000")
+    """All of them streaming: the server has the slots and the pages to run 10,000 at once. Client
+    and server share two processors, and the client is on time; once more if it was not, because
+    the machine may have had other work."""
+    with two_processors(), ahead_of_others(), ServerProcess(
+            "null", "--max-num-seqs=10000", "--max-num-batched-tokens=20000",
+            "--max-queued-requests=10000", "--kv-cache-pages=170000") as server:
+        for _ in range(2):
+            result = load(server, tmp_path / "run.json", "--concurrency=10000", "--connections=16",
+                          "--warmup=8", "--duration=4", "--drain=60",
+                          "--prompt_tokens=16", "--output_tokens=uniform:500:1000")
+            if max(result["lag_ms"][kind]["p99"] for kind in ("send", "event")) <= 20:
+                break
+    assert result["lag_ms"]["send"]["p99"] <= 20 and result["lag_ms"]["event"]["p99"] <= 20
     requests = result["requests"]
     assert requests["failed"] == requests["refused"] == requests["unfinished"] == 0
     live, at_end_of_second = 0, []
@@ -123,10 +210,10 @@ def test_requests_that_were_sent_late_count_from_when_they_were_due(tmp_path: Pa
 def test_a_stalled_server_is_charged_for_the_requests_that_waited(tmp_path: Path) -> None:
     """No coordinated omission: an open loop's requests count from when they were due."""
     file = tmp_path / "run.json"
-    with ServerProcess("null") as server:
+    with ahead_of_others(), ServerProcess("null") as server:
         process = subprocess.Popen(
             command(server, "run", file, "--rate=200", "--arrival=constant", "--warmup=0",
-                    "--duration=3"), stdout=subprocess.DEVNULL)
+                    "--duration=3", "--slo=ttft=100"), stdout=subprocess.DEVNULL)
         time.sleep(1.0)
         server.signal(signal.SIGSTOP)
         time.sleep(1.0)
@@ -138,6 +225,11 @@ def test_a_stalled_server_is_charged_for_the_requests_that_waited(tmp_path: Path
     assert result["latency_ms"]["ttft"]["max"] > 900
     waited = sum(count for ns, count in result["histograms_ns"]["ttft"] if ns > 100e6)
     assert 150 < waited < 250
+    goodput = result["goodput"]
+    assert goodput["good_requests"] == pytest.approx(599 - waited, abs=2)
+    assert goodput["share"] == pytest.approx(goodput["good_requests"] / 599)
+    assert goodput["requests_per_second"] == pytest.approx(
+        goodput["good_requests"] / result["window_seconds"])
 
 
 def test_a_grid_that_was_interrupted_resumes(tmp_path: Path) -> None:
@@ -187,6 +279,177 @@ def test_a_trace_is_replayed_once_at_its_times(tmp_path: Path) -> None:
     assert result["requests"]["completed"] == 20
     assert result["tokens"]["prompt"] == sum(10 + i for i in range(20))
     assert 0.19 <= result["window_seconds"] < 5
+
+
+def show(file: Path) -> str:
+    return subprocess.run([LOADGEN, "show", f"--json={file}"], check=True, timeout=60,
+                          stdout=subprocess.PIPE, text=True).stdout
+
+
+def test_a_result_is_shown_again_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    with ServerProcess("null") as server:
+        table = output_of(server, file, "--concurrency=2", "--warmup=0", "--duration=0.5",
+                          "--slo=ttft=1000")
+    assert "ttft" in table and "goodput" in table and "both sides" in table
+    assert show(file) == table.removesuffix("\n")
+
+
+def test_cached_prompt_tokens_are_the_servers_prefix_hits(tmp_path: Path) -> None:
+    with ServerProcess(STORIES_MODEL) as server:
+        result = load(server, tmp_path / "run.json", "--concurrency=2", "--warmup=0",
+                      "--requests=30", "--duration=100", "--prompt_tokens=200",
+                      "--output_tokens=4", "--shared_prefix_share=1",
+                      "--shared_prefix_tokens=160", "--shared_prefix_groups=2")
+    tokens = result["tokens"]
+    assert result["requests"]["completed"] == 30
+    assert tokens["prompt"] == 30 * 200
+    assert tokens["cached"] == counter(result, "prefix_cache_hits_total")
+    # Whole pages of 64: two of a common prefix, for all but the first of each of the two groups, and
+    # for the one that may run beside a first one.
+    assert 26 * 128 <= tokens["cached"] <= 28 * 128
+    assert f"prefix cache  {100 * tokens['cached'] / tokens['prompt']:.1f} %" in show(
+        tmp_path / "run.json")
+
+
+def test_cancelled_requests_are_no_failures(tmp_path: Path) -> None:
+    with ServerProcess(STORIES_MODEL) as server:
+        result = load(server, tmp_path / "run.json", "--concurrency=4", "--warmup=0",
+                      "--requests=80", "--duration=100", "--prompt_tokens=16",
+                      "--output_tokens=50", "--cancel_share=0.5", "--slo=e2e=100000")
+        ended = server.metrics()
+    requests = result["requests"]
+    assert requests["completed"] + requests["cancelled"] == 80
+    assert 20 <= requests["cancelled"] <= 55  # one that has all its tokens already completes
+    assert requests["by_code"] == {"OK": requests["completed"], "CANCELLED": requests["cancelled"]}
+    assert requests["first_message"] == {}
+    assert result["goodput"]["share"] == 1  # of those that were not cancelled on purpose
+    assert 0 < ended['parallax:request_success_total{finished_reason="cancelled"}'] <= requests[
+        "cancelled"]
+
+
+def test_a_full_queue_is_told_by_its_code(tmp_path: Path) -> None:
+    with ServerProcess("null", "--max-num-seqs=1", "--max-queued-requests=4") as server:
+        result = load(server, tmp_path / "run.json", "--concurrency=32", "--warmup=0",
+                      "--requests=400", "--duration=100", "--output_tokens=500",
+                      "--slo=e2e=100000")
+    requests = result["requests"]
+    assert requests["completed"] + requests["refused"] == 400
+    assert requests["refused"] > 0 and requests["failed"] == 0
+    assert requests["by_code"] == {"OK": requests["completed"],
+                                   "RESOURCE_EXHAUSTED": requests["refused"]}
+    (refused,) = [value for sample, value in result["server_delta"].items()
+                  if "requests_refused_total" in sample and '"RESOURCE_EXHAUSTED"' in sample]
+    assert refused == requests["refused"]
+    assert result["goodput"]["share"] == pytest.approx(requests["completed"] / 400)
+    assert re.search(rf"^  RESOURCE_EXHAUSTED  {requests['refused']} times, first: \S",
+                     show(tmp_path / "run.json"), re.MULTILINE)
+
+
+def test_the_csv_file_has_the_figures_of_the_json(tmp_path: Path) -> None:
+    table, label = tmp_path / "runs.csv", 'a "label", with a comma'
+    results = []
+    with ServerProcess("null") as server:
+        for load_flags in (("--concurrency=4",), ("--rate=50", "--arrival=gamma", "--slo=ttft=1000")):
+            results.append(load(server, tmp_path / "run.json", *load_flags, "--warmup=0",
+                                "--duration=0.5", f"--csv={table}", f"--label={label}"))
+        other = tmp_path / "other.csv"
+        other.write_text("some,thing\n")
+        refused = subprocess.run(
+            command(server, "run", tmp_path / "run.json", "--concurrency=1", "--warmup=0",
+                    "--duration=0.2", f"--csv={other}"), capture_output=True, text=True, timeout=60)
+    assert refused.returncode == FAILED and "other columns" in refused.stderr
+    with table.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2
+    assert [line["arrival"] for line in lines] == ["closed", "gamma"]
+    for line, result in zip(lines, results):
+        assert line["label"] == label and line["started_at"] == result["started_at"]
+        options, tokens = result["options"], result["tokens"]
+        wanted: dict[str, Any] = {
+            **{name: options.get(name) for name in ("concurrency", "rate", "prompt_tokens",
+                                                    "output_tokens")},
+            **{name: result["requests"][name] for name in (
+                "completed", "cancelled", "refused", "failed", "unfinished")},
+            **result["throughput"], "window_seconds": result["window_seconds"],
+            "prefix_cache_share": tokens["cached"] / tokens["prompt"],
+            "goodput_share": result["goodput"] and result["goodput"]["share"],
+            **{f"{latency}_{statistic}_ms": value
+               for latency, values in result["latency_ms"].items()
+               for statistic, value in values.items() if statistic != "count"}}
+        assert set(line) == {"label", "started_at", "arrival", *wanted}
+        for name, value in wanted.items():
+            assert line[name] == "" if value is None else float(line[name]) == float(value), name
+
+
+def test_the_progress_line_is_for_terminals(tmp_path: Path) -> None:
+    terminal, end = pty.openpty()
+    with ServerProcess("null") as server:
+        arguments = [word for word in command(
+            server, "run", tmp_path / "run.json", "--concurrency=4", "--warmup=0",
+            "--duration=3.5", "--output_tokens=100") if word != "--quiet"]
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=end)
+        os.close(end)
+        written = b""
+        with contextlib.suppress(OSError):  # how a terminal's end is told
+            while piece := os.read(terminal, 4096):
+                written += piece
+        os.close(terminal)
+        assert process.wait(60) == 0
+        arguments.append("--duration=1.5")  # the last one counts
+        quiet = subprocess.run([*arguments, "--quiet"], check=True, timeout=60, capture_output=True)
+        piped = subprocess.run(arguments, check=True, timeout=60, capture_output=True)
+    lines = re.findall(rb"\r +(\d+) s  started (\d+)  finished (\d+)  live (\d+)  (\d+) tok/s",
+                       written)
+    assert [int(line[0]) for line in lines] == [1, 2, 3]
+    for _, started, finished, live, tokens in lines:
+        assert int(started) >= int(finished) > 0 and int(live) <= 4
+        assert int(tokens) >= 100
+    assert written.endswith(b"\r\x1b[K")  # wiped when the run is over
+    assert quiet.stderr == b"" and b"tok/s" not in piped.stderr
+
+
+def test_a_search_finds_the_highest_rate(tmp_path: Path) -> None:
+    flags = ("--min_rate=20", "--max_rate=70", "--warmup=0", "--duration=0.6", "--output_tokens=4")
+    with ServerProcess("null") as server:
+        verb = command(server, "sweep search", tmp_path / "easy.json", *flags, "--slo=e2e=10000")
+        outputs = [subprocess.run(verb, check=True, timeout=60, stdout=subprocess.PIPE,
+                                  text=True).stdout for _ in range(2)]
+        assert all("highest rate within the SLO: 70 req/s" in output for output in outputs)
+        assert "completed" in outputs[0] and "completed" not in outputs[1]  # nothing run again
+        impossible = subprocess.run(
+            command(server, "sweep search", tmp_path / "hard.json", *flags, "--slo=ttft=0.001"),
+            check=True, timeout=60, stdout=subprocess.PIPE, text=True).stdout
+        assert "highest rate within the SLO: 0 req/s" in impossible
+    easy = json.loads((tmp_path / "easy.json").read_text())
+    assert [run["key"]["rate"] for run in easy["runs"]] == [20, 40, 70]
+    assert [run["result"]["goodput"]["share"] for run in easy["runs"]] == [1, 1, 1]
+    assert easy["summary"] == {"highest_good_rate": 70}
+    shown = show(tmp_path / "easy.json")
+    assert all(f'{{"rate":{rate:.1f}}}' in shown for rate in (20, 40, 70))
+
+
+def test_the_scripts_sweep_and_draw(tmp_path: Path) -> None:
+    scripts = REPOSITORY / "bench" / "server"
+    short = "--warmup=0 --duration=0.3 --output_tokens=4 --max_lag_ms=2000"
+    environment = {
+        **os.environ, "RESULTS": str(tmp_path), "PLOTS": str(tmp_path), "COMMIT": "abc123",
+        "GRID": f"--concurrencies=1,2 --prompt_tokens=8,16 {short}",
+        "SEARCH": f"--prompt_tokens=8 --slo=e2e=10000 --min_rate=20 --max_rate=20 {short}"}
+    build = Path(os.environ["PARALLAX_SERVER"]).parents[1]
+    subprocess.run([scripts / "run_sweep.sh", build, "name", "null", "--max-num-seqs=8"],
+                   check=True, timeout=100, env=environment)
+    (grid,), (search,) = (list(tmp_path.glob(f"name-load-{kind}-*.json"))
+                          for kind in ("grid", "search"))
+    runs = [run["result"] for file in (grid, search) for run in json.loads(file.read_text())["runs"]]
+    assert len(runs) == 2 * 2 + 1 and {run["label"] for run in runs} == {"name"}
+    annotations = runs[0]["annotations"]
+    assert annotations["commit"] == "abc123" and annotations["server flags"] == "--max-num-seqs=8"
+    assert "cores of an" in annotations["machine"] and annotations["date"] in grid.name
+    subprocess.run([scripts / "draw_sweep.sh", "name", grid], check=True, timeout=100,
+                   env=environment)
+    for picture in ("name-frontier.png", "name-heat-map.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_report_refuses_what_is_no_result(tmp_path: Path) -> None:
