@@ -24,7 +24,7 @@ shift 3
 readonly root build name model
 readonly results=${RESULTS:-$root/bench/results}
 readonly grid=${GRID---concurrencies=1,4,16,32 --prompt_tokens=32,128,512 --durations=20,20,60 \
---output_tokens=64 --warmup=4 --slo=ttft=1000,tpot=50}
+--output_tokens=64 --warmup=3 --slo=ttft=1000,tpot=50}
 readonly search=${SEARCH---prompt_tokens=128 --output_tokens=64 --warmup=3 --duration=20 \
 --slo=ttft=500,tpot=30 --good_share=0.95 --min_rate=4 --max_rate=64}
 commit=${COMMIT:-$(git -C "$root" rev-parse --short=12 HEAD)}

@@ -17,7 +17,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e3e3e3; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 thead th { border-bottom: 2px solid #999; }
 .better { color: #00663f; } .worse { color: #a33a00; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
@@ -57,26 +57,24 @@ def run_table(runs: Sequence[Run]) -> str:
                    "p99", "TPOT p50", "p99", "E2E p50", "p99"], rows)
 
 
-def _both(pair: dict[str, float], digits: int) -> list[str]:
-    """The two figures, and how far the server's is from the client's."""
-    difference = pair["server"] - pair["client"]
-    return [f"{pair['client']:,.{digits}f}", f"{pair['server']:,.{digits}f}",
-            "equal" if difference == 0 else f"{difference:+,.{digits}f}"]
+def _both(pair: dict[str, float], digits: int) -> str:
+    """The client's figure, and the server's unless it is the same."""
+    client, server = pair["client"], pair["server"]
+    if client == server:
+        return f"{client:,.{digits}f} equal"
+    return f"{client:,.{digits}f} / {server:,.{digits}f} ({server - client:+,.{digits}f})"
 
 
 def both_sides_table(runs: Sequence[Run]) -> Optional[str]:
     """What client and server counted, of the runs that scraped the server."""
     rows = [[html.escape(f"{run.source}: {run.name}"),
-             *(cell for quantity in ("requests", "prompt_tokens", "output_tokens")
-               for cell in _both(run.both_sides[quantity], 0)),
-             *_both(run.both_sides["mean_ttft_ms"], 3)]
+             *(_both(run.both_sides[quantity], 0)
+               for quantity in ("requests", "prompt_tokens", "output_tokens")),
+             _both(run.both_sides["mean_ttft_ms"], 3)]
             for run in runs if run.both_sides is not None]
     if not rows:
         return None
-    head = ["run"]
-    for quantity in ("requests", "prompt tokens", "output tokens", "mean TTFT, ms"):
-        head += [f"{quantity}: client", "server", "server against client"]
-    return _table(head, rows)
+    return _table(["run", "requests", "prompt tokens", "output tokens", "mean TTFT, ms"], rows)
 
 
 def _ratio(after: float, before: float, higher_is_better: bool) -> str:

@@ -52,7 +52,7 @@ def write_report(out: pathlib.Path, title: str, runs: Sequence[Run],
     sections.append(("Runs", page.run_table(runs)))
     both_sides = page.both_sides_table(runs)
     if both_sides is not None:
-        sections.append(("Both sides: what client and server counted", both_sides))
+        sections.append(("Both sides: client / server, warm-up included", both_sides))
     written = []
     for stem, caption, figure in pictures(runs):
         if figure is None:

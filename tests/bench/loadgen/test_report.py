@@ -113,9 +113,8 @@ def test_both_sides_are_laid_side_by_side() -> None:
         "mean_ttft_ms": {"client": 0.75, "server": 0.5}}
     table = page.both_sides_table([Run("a", document), Run("b", run({"concurrency": 4}))])
     assert table is not None and table.count("<tr>") == 2
-    assert "<td>1,200</td><td>1,200</td><td>equal</td>" in table
-    assert "<td>5,000</td><td>5,012</td><td>+12</td>" in table
-    assert "<td>0.750</td><td>0.500</td><td>-0.250</td>" in table
+    assert "<td>1,200 equal</td><td>9,000 equal</td>" in table
+    assert "<td>5,000 / 5,012 (+12)</td><td>0.750 / 0.500 (-0.250)</td>" in table
     assert page.both_sides_table([Run("b", run({"concurrency": 4}))]) is None
 
 
