@@ -45,10 +45,11 @@ GenerateCall::GenerateCall(RpcMethod method, grpc::CallbackServerContext* contex
       context_(context),
       environment_(environment),
       identity_(DrawRequestIdentity()),
+      named_by_caller_(CheckRequestId("request_id", requested_id).ok()),
       traceparent_(TraceparentOf(*context)),
       deadline_(DeadlineOf(*context)),
       arrival_(absl::Now()) {
-  if (CheckRequestId("request_id", requested_id).ok()) identity_.id = requested_id;
+  if (named_by_caller_) identity_.id = requested_id;
 }
 
 absl::Status GenerateCall::Admit() {

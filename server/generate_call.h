@@ -1,8 +1,8 @@
 // GenerateCall: one generating call, from its arrival to its end: its id, its caller and permit,
 // and how it is accounted for. What is refused and what the engine runs end the same way.
 //
-// Metadata: x-request-id in the initial metadata of what the engine accepted and in all trailing
-// metadata, a valid traceparent of the caller's in the trailing. Log: one line a call, refused or
+// Metadata: x-request-id in the initial metadata of what has output and in all trailing metadata, a
+// valid traceparent of the caller's in the trailing. Log: one line a call, refused or
 // not, "request_ended", with ids, caller, tokens, timings, finish reason and peer; never with the
 // prompt or the output.
 //
@@ -42,6 +42,7 @@ class GenerateCall {
   absl::StatusOr<Request> Build(const v1::GenerateRequest& wire) const;
 
   const std::string& request_id() const { return identity_.id; }
+  bool named_by_caller() const { return named_by_caller_; }
   const CallEnvironment& environment() const { return *environment_; }
 
   /// Has the engine end the request with `status`. Reaches only requests of this call's
@@ -79,6 +80,7 @@ class GenerateCall {
   grpc::CallbackServerContext* context_;
   const CallEnvironment* environment_;
   RequestIdentity identity_;
+  bool named_by_caller_;
   std::string principal_;    // empty until admitted
   std::string traceparent_;  // empty: none that is valid
   absl::Time deadline_;

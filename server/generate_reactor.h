@@ -54,14 +54,15 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
       reactor->self_ = reactor;
     }
     const absl::Status submitted = environment.engine->Submit(std::move(request), reactor);
-    if (submitted.ok()) {
-      // Sent at once, because a client that let the server name its request can only then abort
-      // it. Not before Submit: a refusal must be the call's first and only answer, or a gateway
-      // takes it for a stream that has begun, which it cannot try elsewhere.
-      reactor->call_.AnnounceId();
-      reactor->StartSendInitialMetadata();
-    } else {
+    if (!submitted.ok()) {
       reactor->OnDone(submitted);
+    } else if (!reactor->call_.named_by_caller()) {
+      // Sent at once, because a client that let the server name its request can only then abort
+      // it. Not before Submit, and not for others: a call that ends before its first token must
+      // have no other answer, or a gateway takes it for a stream that has begun, which it cannot
+      // try elsewhere.
+      reactor->AnnounceId();
+      reactor->StartSendInitialMetadata();
     }
     reactor->BeginWrites();
     return reactor.get();
@@ -134,6 +135,15 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
   }
 
  private:
+  void AnnounceId() {
+    MutexLock lock(&mutex_);
+    AnnounceIdLocked();
+  }
+
+  void AnnounceIdLocked() PARALLAX_REQUIRES(mutex_) {
+    if (!std::exchange(announced_, true)) call_.AnnounceId();
+  }
+
   // Until here nothing is written: what the engine said during Submit waits in the outbox.
   void BeginWrites() {
     MutexLock lock(&mutex_);
@@ -181,7 +191,10 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
       if (writing_ || finished_) return;
       has_message = writing_ = NextLocked();
       if (has_message && has_token_) call_.NoteFirstToken();
-      if (!encoder_.empty()) options.set_buffer_hint();  // the next message is ready: one flush
+      // The next message is ready: one flush for both. Not for the first, whose write, with the
+      // initial metadata in it, gRPC calls done only when it is flushed.
+      if (announced_ && !encoder_.empty()) options.set_buffer_hint();
+      if (has_message) AnnounceIdLocked();
       if (outbox_.empty() && encoder_.empty() && done_.has_value()) {
         end = *done_;
         finished_ = true;
@@ -207,6 +220,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
   bool has_token_ PARALLAX_GUARDED_BY(mutex_) = false;  // a call may end, or write, without one
   // Waits in the dispatcher's queue; at first, for BeginWrites.
   bool dispatched_ PARALLAX_GUARDED_BY(mutex_) = true;
+  bool announced_ PARALLAX_GUARDED_BY(mutex_) = false;   // the id is in the initial metadata
   bool writing_ PARALLAX_GUARDED_BY(mutex_) = false;     // a write is outstanding
   bool discarding_ PARALLAX_GUARDED_BY(mutex_) = false;  // reader gone or too slow
   bool finished_ PARALLAX_GUARDED_BY(mutex_) = false;    // gRPC was told the status

@@ -8,8 +8,9 @@
 //                token: each round measures both, in an order that alternates, and the median of
 //                the rounds' ratios counts. Other work on the machine slows both of a round.
 //
-// The server is a child process, so that client and server meet only through a TCP socket
-// on loopback, as in real life; both share the machine's cores. Prints one JSON object.
+// Callers name their requests, as gateways do. The server is a child process, so that client and
+// server meet only through a TCP socket on loopback, as in real life; both share the machine's
+// cores. Prints one JSON object.
 //
 //   server_bench [latency calls] [streams] [seconds] [rounds]
 #include <sys/wait.h>
@@ -209,12 +210,15 @@ struct VllmEngine {
   static int Tokens(const Message& message) { return message.chunk().token_ids_size(); }
 };
 
-// One stream after another on one stub, until told to stop.
+// One stream after another on one stub, until told to stop. Each loop has one id for all its
+// requests, of which only one is live at a time.
 template <typename Service>
 class StreamLoop final : public grpc::ClientReadReactor<typename Service::Message> {
  public:
-  StreamLoop(typename Service::Stub* stub, const typename Service::Request* request, Tally* tally)
-      : stub_(*stub), request_(*request), tally_(*tally) {}
+  StreamLoop(typename Service::Stub* stub, const std::string& request_id, Tally* tally)
+      : stub_(*stub), request_(Service::MakeRequest(kTokensPerCall)), tally_(*tally) {
+    request_.set_request_id(request_id);
+  }
 
   void Begin() {
     context_ = std::make_unique<grpc::ClientContext>();
@@ -240,7 +244,7 @@ class StreamLoop final : public grpc::ClientReadReactor<typename Service::Messag
 
  private:
   typename Service::Stub& stub_;
-  const typename Service::Request& request_;
+  typename Service::Request request_;
   Tally& tally_;
   std::unique_ptr<grpc::ClientContext> context_;
   typename Service::Message message_;
@@ -254,7 +258,6 @@ struct Throughput {
 
 template <typename Service>
 Throughput MeasureThroughput(const ServerProcess& server, int streams, double seconds) {
-  const typename Service::Request request = Service::MakeRequest(kTokensPerCall);
   std::vector<std::unique_ptr<typename Service::Stub>> stubs;
   for (int i = 0; i < kChannels; ++i) stubs.push_back(Service::NewStub(Connect(server.address)));
   Tally tally;
@@ -266,8 +269,8 @@ Throughput MeasureThroughput(const ServerProcess& server, int streams, double se
   const double server_cpu = CpuSeconds(server.pid), client_cpu = CpuSeconds(getpid());
   const Clock::time_point begin = Clock::now();
   for (int i = 0; i < streams; ++i) {
-    loops.push_back(
-        std::make_unique<StreamLoop<Service>>(stubs[i % kChannels].get(), &request, &tally));
+    loops.push_back(std::make_unique<StreamLoop<Service>>(stubs[i % kChannels].get(),
+                                                          "stream-" + std::to_string(i), &tally));
     loops.back()->Begin();
   }
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));

@@ -8,6 +8,7 @@
 #include "engine/retry_after.h"
 #include "gmock/gmock.h"
 #include "tests/server/rpc_fixture.h"
+#include "vllm/vllm_engine.grpc.pb.h"
 
 namespace parallax::server {
 namespace {
@@ -32,12 +33,11 @@ TEST_F(GenerateTest, StreamsDeltasAndEndsWithStatus) {
   const auto call = engine_.AwaitSubmitted();
   EXPECT_EQ(call.request.id, "r1");
   EXPECT_EQ(call.request.principal, "anonymous");
-  reader->WaitForInitialMetadata();
-  EXPECT_EQ(context.GetServerInitialMetadata().find("x-request-id")->second, "r1");
 
   call.sink->OnDelta(TokenDelta(0, {7}));
   v1::GenerateChunk chunk;
   ASSERT_TRUE(reader->Read(&chunk));
+  EXPECT_EQ(context.GetServerInitialMetadata().find("x-request-id")->second, "r1");
   EXPECT_EQ(chunk.request_id(), "r1");
   EXPECT_THAT(chunk.token_ids(), ElementsAre(7));
   call.sink->OnDelta(TokenDelta(0, {8}, /*finish=*/true));
@@ -107,6 +107,36 @@ TEST_F(GenerateTest, ARefusalIsTheFirstAnswerSoThatABalancerMayTryElsewhere) {
   EXPECT_EQ(reader->Finish().error_code(), StatusCode::UNAVAILABLE);
   EXPECT_TRUE(context.GetServerInitialMetadata().empty()) << "trailers only";
   EXPECT_EQ(context.GetServerTrailingMetadata().find("x-request-id")->second, "r1");
+}
+
+TEST_F(GenerateTest, SoIsAnEndBeforeTheFirstTokenOfARequestThatTheCallerNamed) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, TokenRequest("r1"));
+  engine_.End(engine_.AwaitSubmitted(), absl::UnavailableError("draining"));
+  EXPECT_EQ(reader->Finish().error_code(), StatusCode::UNAVAILABLE);
+  EXPECT_TRUE(context.GetServerInitialMetadata().empty()) << "trailers only";
+  EXPECT_EQ(context.GetServerTrailingMetadata().find("x-request-id")->second, "r1");
+}
+
+// Its two messages are ready at once, the first with the initial metadata.
+TEST_F(GenerateTest, AGatewaysStreamOfOneChunkEnds) {
+  ::vllm::grpc::engine::GenerateRequest request;
+  request.set_request_id("r1");
+  request.mutable_tokenized()->add_input_ids(1);
+  request.set_stream(true);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
+  const auto engine = ::vllm::grpc::engine::VllmEngine::NewStub(Channel());
+  auto reader = engine->Generate(&context, request);
+  const auto call = engine_.AwaitSubmitted();
+  call.sink->OnDelta(TokenDelta(0, {7}, /*finish=*/true));
+  ::vllm::grpc::engine::GenerateResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  EXPECT_THAT(message.chunk().token_ids(), ElementsAre(7));
+  ASSERT_TRUE(reader->Read(&message));
+  EXPECT_EQ(message.complete().finish_reason(), "length");
+  engine_.End(call, absl::OkStatus());
+  EXPECT_TRUE(reader->Finish().ok());
 }
 
 TEST_F(GenerateTest, ServerNamesARequestAtOnceIfTheClientDoesNot) {
