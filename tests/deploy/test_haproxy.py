@@ -3,9 +3,11 @@ is killed, drained or added under load."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Iterator
@@ -56,6 +58,74 @@ def test_calls_are_spread_over_all_replicas(fleet: Fleet) -> None:
     assert load.failed() == 0, load.errors
     sessions = fleet.front.sessions()
     assert min(sessions.values()) >= sum(sessions.values()) / 6, sessions
+
+
+def tokens_generated(fleet: Fleet) -> list[int]:
+    return [replica.stats().tokens_generated for replica in fleet.replicas]
+
+
+@pytest.mark.skipif("PARALLAX_LOADGEN" not in os.environ, reason="built without bench/")
+def test_the_load_generator_through_the_front_counts_what_the_replicas_do(fleet: Fleet, tmp_path: Path) -> None:
+    before = tokens_generated(fleet)
+    result = tmp_path / "run.json"
+    subprocess.run(
+        [
+            os.environ["PARALLAX_LOADGEN"],
+            "run",
+            f"--target={fleet.front.address}",
+            f"--json={result}",
+            "--concurrency=12",
+            "--warmup=0.5",
+            "--duration=4",
+            "--prompt_tokens=uniform:1:100",
+            "--output_tokens=uniform:1:40",
+            "--max_lag_ms=5000",
+            "--quiet",
+        ],
+        check=True,
+        timeout=120,
+    )
+    run = json.loads(result.read_text())
+    assert run["requests"]["failed"] == run["requests"]["unfinished"] == 0
+    generated = [after - b for after, b in zip(tokens_generated(fleet), before)]
+    assert sum(generated) == run["whole_run"]["output_tokens"] > 500
+    assert min(generated) >= sum(generated) / 6, generated
+
+
+def test_parallax_client_across_a_drain(fleet: Fleet) -> None:
+    """One run after the other of six streams at once, before, during and after it."""
+    runs: list[subprocess.CompletedProcess[str]] = []
+    stop = threading.Event()
+
+    def run_clients() -> None:
+        command = [os.environ["PARALLAX_CLIENT"], "concurrent", f"--server={fleet.front.address}"]
+        command += ["--count=6", "--max-tokens=40", "--ignore-eos=true", "--json", "Once upon a time"]
+        while not stop.is_set():
+            runs.append(subprocess.run(command, capture_output=True, text=True, timeout=60))
+
+    def go_on(more: int) -> None:
+        goal = len(runs) + more
+        assert eventually(lambda: len(runs) >= goal, 60), "a client hangs"
+
+    clients = threading.Thread(target=run_clients)
+    clients.start()
+    try:
+        go_on(2)
+        leaving = fleet.replicas[0]
+        assert leaving.stats().requests_submitted > 0
+        assert leaving.admin.Drain(admin_pb2.DrainRequest(timeout_ms=60000)).drained
+        given = leaving.stats().requests_submitted
+        go_on(3)
+        assert leaving.stats().requests_submitted == given
+    finally:
+        stop.set()
+        clients.join(60)
+    for run in runs:
+        assert run.returncode == 0, run.stderr
+    summaries = [json.loads(run.stdout) for run in runs]
+    assert all(summary["failed"] == 0 for summary in summaries)
+    assert sum(tokens_generated(fleet)) == 6 * 40 * len(runs)
+    assert sum(summary["completion_tokens"] for summary in summaries) == 6 * 40 * len(runs)
 
 
 def test_a_killed_replica_ends_its_own_calls_and_no_others(fleet: Fleet) -> None:
