@@ -1,8 +1,9 @@
-"""Stubs of VllmEngine: those of the gateway's own package where it is installed (make
-test-gateway), else generated from proto/vllm, so that `make test` needs no registry."""
+"""Stubs of VllmEngine: with PARALLAX_VLLM_STUBS=package (make test-gateway) those of the gateway's
+own package, else generated from proto/vllm, so that `make test` needs no registry."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -28,11 +29,11 @@ def _generate() -> str:
     return folder
 
 
-try:
+if os.environ.get("PARALLAX_VLLM_STUBS") == "package":
     from smg_grpc_proto import vllm_engine_pb2 as pb
     from smg_grpc_proto import vllm_engine_pb2_grpc as rpc
     from smg_grpc_proto.generated import common_pb2 as common
-except ImportError:
+else:
     _folder = _generate()
     sys.path.insert(0, _folder)
     try:

@@ -9,10 +9,12 @@ from smg_process import SmgProcess, replica
 
 
 class Fleet:
-    def __init__(self, stack: ExitStack, policy: str = "round_robin", pages: int = 256) -> None:
+    def __init__(
+        self, stack: ExitStack, *flags: str, policy: str = "round_robin", pages: int = 256
+    ) -> None:
         self._stack = stack
         self.replicas = [stack.enter_context(replica(pages=pages)) for _ in range(3)]
-        self.gateway = stack.enter_context(SmgProcess(self.replicas, f"--policy={policy}"))
+        self.gateway = stack.enter_context(SmgProcess(self.replicas, f"--policy={policy}", *flags))
 
     def start_replica(self) -> ServerProcess:
         return self._stack.enter_context(replica())

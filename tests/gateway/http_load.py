@@ -12,6 +12,8 @@ from server_process import STORIES_MODEL
 from smg_process import REQUEST_SECONDS, SmgProcess
 
 TOKENS = 40
+# All of a request, or an error that says so: never a part that looks like the whole.
+CLEAR_ENDS = {"ok", "error in the stream", "status 502", "status 503"}
 
 
 class HttpLoad:
@@ -49,6 +51,8 @@ class HttpLoad:
             thread.join(REQUEST_SECONDS + 10)
             assert not thread.is_alive(), "a request hangs"
         assert self.ends["hung"] == 0, "a request got no answer"
+        unclear = set(self.ends) - CLEAR_ENDS - {"hung"}
+        assert not unclear, f"{self.ends} {self.errors[-3:]}"
 
     def _run(self, number: int) -> None:
         client = self._gateway.client()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 
@@ -56,7 +55,7 @@ def test_a_replica_added_under_load_gets_requests(fleet: Fleet) -> None:
     assert load.failed() == 0, load.errors
 
 
-def test_kill_drain_add_cycles_hang_nobody(fleet: Fleet) -> None:
+def test_kill_drain_add_cycles_hang_nobody(fleet: Fleet, record) -> None:
     with HttpLoad(fleet.gateway) as load:
         for cycle in range(CYCLES):
             leaving = fleet.replicas.pop(0)
@@ -73,9 +72,13 @@ def test_kill_drain_add_cycles_hang_nobody(fleet: Fleet) -> None:
             fleet.gateway.add(fresh)
             assert eventually(lambda: fresh.address in fleet.gateway.ready(), 60)
             load.go_on(6)
-    result = {"cycles": CYCLES, "ends": dict(load.ends), "slowest_seconds": round(load.slowest, 2)}
-    print(json.dumps(result))
-    if path := os.environ.get("PARALLAX_CYCLES_RESULT"):
-        with open(path, "w") as file:
-            json.dump(result, file)
+    record(
+        "kill_drain_add_cycles",
+        {
+            "cycles": CYCLES,
+            "ends": dict(load.ends),
+            "slowest_seconds": round(load.slowest, 2),
+            "hung": load.ends["hung"],
+        },
+    )
     assert load.failed() <= 6 * CYCLES / 2, load.errors

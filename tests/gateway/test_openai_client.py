@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 
 import openai
 import pytest
 
 from fleet import Fleet
 from server_process import STORIES_MODEL, eventually
+from smg_process import free_port
 
 MODEL = STORIES_MODEL.name
 ONCE = [{"role": "user", "content": "Once upon a time there was a little"}]
@@ -71,6 +73,17 @@ def test_errors_are_the_clients_own(shared_fleet: Fleet) -> None:
     assert "structured output is not supported" in str(error.value)
 
 
+def log_line(fleet: Fleet, request_id: str) -> dict:
+    """The one line about the request in the replicas' logs."""
+
+    def lines() -> list[dict]:
+        logs = "".join(server.log() for server in fleet.replicas)
+        return [json.loads(line) for line in logs.splitlines() if request_id in line]
+
+    assert eventually(lambda: len(lines()) == 1)
+    return lines()[0]
+
+
 def test_a_request_is_found_again_in_a_replicas_log(shared_fleet: Fleet) -> None:
     answer = shared_fleet.gateway.client().completions.create(
         model=MODEL,
@@ -78,12 +91,20 @@ def test_a_request_is_found_again_in_a_replicas_log(shared_fleet: Fleet) -> None
         max_tokens=3,
         extra_headers={"x-request-id": "mine", "traceparent": TRACEPARENT},
     )
-
-    def lines() -> list[dict]:
-        logs = "".join(server.log() for server in shared_fleet.replicas)
-        return [json.loads(line) for line in logs.splitlines() if answer.id in line]
-
-    assert eventually(lambda: len(lines()) == 1)
     assert answer.id.startswith("mine")
-    assert lines()[0]["completion_tokens"] == 3
+    line = log_line(shared_fleet, answer.id)
+    assert line["completion_tokens"] == 3
+    assert line["traceparent"] == "", "the gateway passes none on without --enable-trace"
     assert not any("secret" in server.log() for server in shared_fleet.replicas)
+
+
+def test_a_tracing_gateway_passes_the_clients_trace_on() -> None:
+    """With a span of its own in the place of the client's; no collector need listen."""
+    with ExitStack() as stack:
+        fleet = Fleet(stack, "--enable-trace", f"--otlp-traces-endpoint=127.0.0.1:{free_port()}")
+        answer = fleet.gateway.client().completions.create(
+            model=MODEL, prompt="Once", max_tokens=3, extra_headers={"traceparent": TRACEPARENT}
+        )
+        _, trace_id, parent_id, _ = log_line(fleet, answer.id)["traceparent"].split("-")
+        assert trace_id == TRACEPARENT.split("-")[1]
+        assert parent_id != TRACEPARENT.split("-")[2]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -52,12 +50,17 @@ def hit_rate(policy: str) -> float:
         return hits / queries
 
 
-def test_cache_aware_routing_finds_twice_the_prefixes_of_round_robin() -> None:
+def test_cache_aware_routing_finds_twice_the_prefixes_of_round_robin(record) -> None:
     rates = {policy: round(hit_rate(policy), 4) for policy in ("round_robin", "cache_aware")}
-    print(json.dumps(rates))
-    if path := os.environ.get("PARALLAX_ROUTING_RESULT"):
-        with open(path, "w") as file:
-            json.dump({"prefixes": PREFIXES, "requests_a_prefix": REQUESTS_A_PREFIX,
-                       "pages_a_replica": PAGES, "replicas": 3, "hit_rate": rates}, file)
+    record(
+        "routing",
+        {
+            "prefixes": PREFIXES,
+            "requests_a_prefix": REQUESTS_A_PREFIX,
+            "pages_a_replica": PAGES,
+            "replicas": 3,
+            "hit_rate": rates,
+        },
+    )
     assert rates["cache_aware"] >= 2 * rates["round_robin"], rates
     assert rates["cache_aware"] >= 0.5, rates
