@@ -74,6 +74,53 @@ def test_all_select_the_pods_of_the_deployment() -> None:
     assert one("HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]["kind"] == "Deployment"
 
 
+def adapter_rules() -> dict[str, dict[str, Any]]:
+    rules = yaml.safe_load((DEPLOY / "k8s" / "adapter" / "rules.yaml").read_text())["rules"]["custom"]
+    return {rule["name"]["as"]: rule for rule in rules}
+
+
+def test_the_adapter_serves_what_the_autoscaler_asks_for() -> None:
+    asked = {metric["pods"]["metric"]["name"] for metric in one("HorizontalPodAutoscaler")["spec"]["metrics"]}
+    assert set(adapter_rules()) == asked
+
+
+def test_the_adapters_queries_give_a_number_for_busy_and_idle_replicas(tmp_path: Path) -> None:
+    """By promtool, on two pods: one whose requests wait 0.5 s each, one that has none."""
+
+    def query(name: str) -> str:
+        text = adapter_rules()[name]["metricsQuery"]
+        return text.replace("<<.LabelMatchers>>", 'namespace="n"').replace("<<.GroupBy>>", "pod")
+
+    def series(name: str, pod: str, values: str) -> dict[str, str]:
+        return {"series": f'{name}{{namespace="n",pod="{pod}"}}', "values": values}
+
+    def expected(name: str, busy: float, idle: float) -> dict[str, Any]:
+        samples = [{"labels": f'{{pod="{pod}"}}', "value": value} for pod, value in (("busy", busy), ("idle", idle))]
+        return {"expr": query(name), "eval_time": "5m", "exp_samples": samples}
+
+    wait = "parallax:request_queue_time_seconds"
+    inputs = [
+        series(f"{wait}_sum", "busy", "0+5x20"),
+        series(f"{wait}_count", "busy", "0+10x20"),
+        series(f"{wait}_sum", "idle", "7x20"),
+        series(f"{wait}_count", "idle", "3x20"),
+        series("parallax:kv_cache_usage_perc", "busy", "0.75x20"),
+        series("parallax:kv_cache_usage_perc", "idle", "0x20"),
+    ]
+    tests = {
+        "interval": "15s",
+        "input_series": inputs,
+        "promql_expr_test": [
+            expected("parallax_queue_time_seconds", 0.5, 0),
+            expected("parallax_kv_cache_usage", 0.75, 0),
+        ],
+    }
+    file = tmp_path / "adapter.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [], "evaluation_interval": "15s", "tests": [tests]}))
+    result = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def docker_flags() -> list[str]:
     text = (DEPLOY / "docker" / "Dockerfile").read_text()
     return re.findall(r'"(--[a-z][a-z-]*)=', text)
