@@ -59,7 +59,9 @@ struct ParallaxDecodeParams {
   std::span<std::byte> workspace;  // ParallaxDecodeWorkspaceBytes(), zeroed before its first use
 
   // Lets the kernel start while its predecessor on the stream drains (programmatic dependent
-  // launch); it waits before its first read of what that wrote.
+  // launch). Until that is done it reads only query_start, context_len, block_tables and pages
+  // without a key of the call's own rows (the last query_len keys of a sequence): kernels that
+  // precede it, back to the last whose successor was launched plainly, must not write those.
   bool programmatic_launch = false;
 };
 

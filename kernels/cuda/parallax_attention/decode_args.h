@@ -54,9 +54,9 @@ struct DecodeArgs {
   float4* partials = nullptr;    // probe states of units cut between clusters (decode_merge.cuh)
 
   int num_clusters = 1;      // what the pages are dealt out to
+  int ring_slots = 4;        // of a CTA, one K or V block each
   Divisor units_a_sequence;  // num_kv_heads * row_blocks
   int units_a_cluster = 1;   // if clusters take whole units
-  int whole_slices = 1;      // and how many clusters do then
   int unit_cost = 1;         // pages that a unit's start takes the time of
   int cut_cost = 2;          // pages a CTA would rather read than cut a unit
 };

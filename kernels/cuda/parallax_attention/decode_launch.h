@@ -14,6 +14,8 @@ struct DecodeVariant {
   int head_dim = 128;    // 64 or 128
   int tiles = 1;         // of 8 query rows in a row block, 1 or 2
   int cluster_size = 1;  // CTAs that share a segment: 1 or 8; of one tile 2 or 4 too
+  int ctas_per_sm = 1;   // that shared memory should leave room for
+  int ring_bytes = 0;    // that a CTA keeps on their way to it, if they fit
   bool programmatic_launch = false;
 };
 

@@ -12,6 +12,8 @@
 
 namespace parallax::kernels::cuda {
 
+inline constexpr int kMinRingSlots = 3;
+
 // An item is 8 rows x 8 dims of o: a ProbePair::outputs a lane. A column is the items of 8 dims.
 template <int kDim, int kTiles, int kClusterSize>
 struct DecodeShape {
@@ -36,10 +38,11 @@ struct DecodeShape {
 template <int kDim, int kTiles>
 struct WarpItems {
   static constexpr int kColumns = kDim / 8 / kConsumerWarps;
-  float4 items[kConsumerWarps][kConsumerWarps - 1][kTiles][kColumns][32];  // [from][other]
+  float4 items[kConsumerWarps][kConsumerWarps - 1][kTiles][kColumns][32];
 
-  __device__ float4 (&Of(int from, int to))[kTiles][kColumns][32] {
-    return items[from][to < from ? to : to - 1];
+  // Of warp `from` for warp from ^ other, other > 0.
+  __device__ float4 (&Of(int from, int other))[kTiles][kColumns][32] {
+    return items[from][other - 1];
   }
 };
 
@@ -51,7 +54,7 @@ struct WarpScalars {
 // Sums the warps' states: every lane gets its rows' scalars, warp w the columns
 // w * kColumns .. of o. A barrier precedes the next use of `items`.
 template <int kDim, int kTiles>
-__device__ void MergeWarps(TileState<kDim, kTiles>& state, WarpScalars<kTiles>& scalars,
+__device__ void MergeWarps(const TileState<kDim, kTiles>& state, WarpScalars<kTiles>& scalars,
                            WarpItems<kDim, kTiles>& items, float4 (&merged)[kTiles],
                            float4 (&outputs)[kTiles][kDim / 8 / kConsumerWarps]) {
   constexpr int kColumns = kDim / 8 / kConsumerWarps;
@@ -59,6 +62,13 @@ __device__ void MergeWarps(TileState<kDim, kTiles>& state, WarpScalars<kTiles>& 
   const int warp = threadIdx.x / 32;
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+    for (int other = 1; other < kConsumerWarps; ++other) {
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        items.Of(warp, other)[t][c][lane] = state.Item(t, other * kColumns + c);
+      }
+    }
     float d1 = state.d1[t];
     float d2 = state.d2[t];
 #pragma unroll
@@ -73,40 +83,20 @@ __device__ void MergeWarps(TileState<kDim, kTiles>& state, WarpScalars<kTiles>& 
   ConsumerBarrier();
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
-    ProbePair sum[1];
-    MergeStates<4>(
-        kConsumerWarps, [&](int w, int) { return scalars.rows[w][t * 8 + lane / 4]; },
-        [](int, int) { return make_float4(0.0f, 0.0f, 0.0f, 0.0f); }, sum);
-    merged[t] = sum[0].scalars;
-    const float decay = state.max[t] == -INFINITY ? 0.0f : Exp2(state.max[t] - merged[t].x);
-    state.Rebase(t, decay, state.centre[t] - merged[t].y);
+    float4 parts[kConsumerWarps];  // this warp's own first
 #pragma unroll
-    for (int to = 0; to < kConsumerWarps; ++to) {
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        const float* const o = state.o[t][to * kColumns + c];
-        const float4 item = make_float4(o[0], o[1], o[2], o[3]);
-        if (to == warp) {
-          outputs[t][c] = item;
-        } else {
-          items.Of(warp, to)[t][c][lane] = item;
-        }
-      }
+    for (int other = 0; other < kConsumerWarps; ++other) {
+      parts[other] = scalars.rows[warp ^ other][t * 8 + lane / 4];
     }
-  }
-  ConsumerBarrier();
+    const RowMerge<kConsumerWarps> merge(parts);
+    merged[t] = merge.scalars();
 #pragma unroll
-  for (int i = 1; i < kConsumerWarps; ++i) {
-    const int from = (warp + i) % kConsumerWarps;
+    for (int c = 0; c < kColumns; ++c) {
+      outputs[t][c] = {0.0f, 0.0f, 0.0f, 0.0f};
+      merge.Add(outputs[t][c], 0, state.Item(t, c));
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        const float4 item = items.Of(from, warp)[t][c][lane];
-        outputs[t][c].x += item.x;
-        outputs[t][c].y += item.y;
-        outputs[t][c].z += item.z;
-        outputs[t][c].w += item.w;
+      for (int other = 1; other < kConsumerWarps; ++other) {
+        merge.Add(outputs[t][c], other, items.Of(warp ^ other, other)[t][c][lane]);
       }
     }
   }
@@ -130,13 +120,13 @@ struct CutUnits {
 };
 
 // Writes one rank's part of units.
-template <int kDim, int kTiles, int kClusterSize, int kStageBytes>
+template <int kDim, int kTiles, int kClusterSize>
 class UnitWriter {
  public:
   using Shape = DecodeShape<kDim, kTiles, kClusterSize>;
   using Held = ProbePair[Shape::kItemsHeld];
 
-  // `stage`: kStageBytes of shared memory, free once the slice's pages have been read.
+  // `stage`: the ring's shared memory, free once the slice's pages have been read.
   __device__ UnitWriter(const DecodeArgs& args, CutUnits& cut, float4* stage, int slice, int rank)
       : args_(args), cut_(cut), stage_(stage), slice_(slice), rank_(rank) {}
 
@@ -196,14 +186,14 @@ class UnitWriter {
 #pragma unroll
     for (int i = 0; i < Shape::kItemsHeld; ++i) {
       const int item = HeldItem(i);
-      if (item >= Shape::kItems) continue;
       const int column = rank_ * Shape::kRankColumns + item % Shape::kRankColumns;
+      const float2 out = Finish(held[i]);
+      const uint32_t packed = PackBFloat16(out.x, out.y);
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
-        if (t != TileOfItem(item) || rows.end_key[t] == 0) continue;
-        const float2 out = Finish(held[i]);
+        if (item >= Shape::kItems || t != TileOfItem(item) || rows.end_key[t] == 0) continue;
         *reinterpret_cast<uint32_t*>(args_.out + rows.out_offset[t] + column * 8 + lane() % 4 * 2) =
-            PackBFloat16(out.x, out.y);
+            packed;
       }
     }
   }
@@ -224,13 +214,13 @@ class UnitWriter {
 
   // Brings parts near, as many as `stage_` holds at once, and folds them.
   __device__ void MergePartials(const Segment& segment, Held& held) const {
-    constexpr int kMostStaged = kStageBytes / (Shape::kPartialSize * sizeof(float4));
-    static_assert(kMostStaged > 0);
+    constexpr int kPartialBytes = Shape::kPartialSize * sizeof(float4);
+    const int most_staged = args_.ring_slots * Shape::kBlockBytes / kPartialBytes;
     // An item beyond the last reads what the first warp does.
     const auto item_of = [](int i) { return HeldItem(i) < Shape::kItems ? HeldItem(i) : 0; };
     const int parts = segment.last_slice - segment.first_slice + 1;
-    for (int first = 0; first < parts; first += kMostStaged) {
-      const int count = min(kMostStaged, parts - first);
+    for (int first = 0; first < parts; first += most_staged) {
+      const int count = min(most_staged, parts - first);
       for (int x = threadIdx.x; x < count * Shape::kPartialSize; x += kConsumerWarps * 32) {
         const int part = first + x / Shape::kPartialSize;
         CopyAsync(SharedAddress(&stage_[x]),

@@ -45,6 +45,12 @@ __device__ inline SequenceSpan SpanOfSequence(const DecodeArgs& args, int sequen
   return span;
 }
 
+// Whatever thread runs this, one line each: all that the plan reads of a long batch.
+__device__ inline void PrefetchLengths(const DecodeArgs& args) {
+  const int sequence = threadIdx.x * 32;
+  if (sequence < args.batch) Prefetch(args.context_len + sequence);
+}
+
 inline constexpr int kPlanThreads = 128;
 inline constexpr int kPlanWarps = kPlanThreads / 32;
 inline constexpr int kMaxPlanWarps = 5;  // of a CTA
@@ -58,15 +64,42 @@ __device__ inline int ChargedPages(const DecodeArgs& args, const SequenceSpan& s
   return span.num_pages > 0 ? span.num_pages + args.unit_cost : 0;
 }
 
-// All in charged pages.
-struct DecodePlan {
-  const int* pages_before;  // [batch + 1], shared memory: before each sequence, of one unit each
-  int num_slices;           // clusters that have work
-  int units_a_slice;        // whole units a slice, or 0: slices cut units
-  int slice_pages;          // of a slice that cuts units; the first `longer_slices` have one more
-  int longer_slices;
+// Charged pages of one unit of each sequence.
+struct BatchPages {
+  int of_lane;  // of the warp's first 32 sequences
+  int sum;
+  int most;
+  int least;
+};
 
-  // The slice that page `x` of the row of pages falls in (slices cut units).
+// By every warp for itself.
+__device__ inline BatchPages PagesOfBatch(const DecodeArgs& args) {
+  const int lane = threadIdx.x % 32;
+  BatchPages pages = {0, 0, 0, INT32_MAX};
+  for (int first = 0; first < args.batch; first += 32) {
+    const int sequence = first + lane;
+    if (sequence >= args.batch) break;
+    const int charged = ChargedPages(args, SpanOfSequence(args, sequence));
+    if (first == 0) pages.of_lane = charged;
+    pages.sum += charged;
+    pages.most = max(pages.most, charged);
+    pages.least = min(pages.least, charged);
+  }
+  pages.sum = __reduce_add_sync(~0u, pages.sum);
+  pages.most = __reduce_max_sync(~0u, pages.most);
+  pages.least = __reduce_min_sync(~0u, pages.least);
+  return pages;
+}
+
+// In charged pages.
+struct DecodePlan {
+  int num_slices;   // clusters that have work
+  bool cuts_units;  // else slice i takes the units i, i + num_slices, ...
+  int slice_pages;  // of a slice that cuts units; the first `longer_slices` have one more
+  int longer_slices;
+  const int* pages_before;  // [batch + 1], shared memory: before each sequence, of one unit each
+
+  // The slice that page `x` of the row of pages falls in.
   __device__ int SliceOfPage(int x) const {
     const int longer_end = longer_slices * (slice_pages + 1);
     return x < longer_end ? x / (slice_pages + 1) : longer_slices + (x - longer_end) / slice_pages;
@@ -76,83 +109,69 @@ struct DecodePlan {
   }
 };
 
+// Sequences that a launch of clusters may have: each is a unit or more, and many units go to
+// single CTAs.
+inline constexpr int kMaxClusterBatch = 128;
+
 // Shared memory of the plan.
+template <int kClusterSize>
 struct PlanStorage {
-  int pages_before[kMaxDecodeBatch + 1];
-  int of_warp[kMaxPlanWarps][33];  // of a short batch, each warp's own
+  static constexpr int kMaxBatch = kClusterSize == 1 ? kMaxDecodeBatch : kMaxClusterBatch;
+  static constexpr int kWords =
+      kMaxBatch + 1 > kMaxPlanWarps * 33 ? kMaxBatch + 1 : kMaxPlanWarps * 33;
+  int pages_before[kWords];  // of a short batch, each warp's own 33
   int warp_sums[kPlanWarps];
-  int warp_max[kPlanWarps];
-  int warp_min[kPlanWarps];
+  DecodePlan plans[kMaxPlanWarps];
 };
 
+// Whether whole units give slices so little longer than equal ones that a cut is not worth its
+// merge.
 template <int kClusterSize>
-__device__ DecodePlan PlanOfTotals(const DecodeArgs& args, const int* pages_before, int most,
-                                   int least) {
-  DecodePlan plan;
-  const int total_pages = pages_before[args.batch] * UnitsASequence(args);
-  plan.pages_before = pages_before;
-  plan.num_slices = min(args.num_clusters, total_pages);
-  plan.units_a_slice = 0;
-  plan.slice_pages = plan.longer_slices = 0;
-  if (total_pages == 0) return plan;
+__device__ bool TakesWholeUnits(const DecodeArgs& args, const BatchPages& pages, int num_slices) {
+  if (args.units_a_cluster > 1 && pages.most != pages.least) return false;
   // Rounds, of one page a CTA, that whole units take; and the fewest that slices must take for a
   // cut to be worth its merge. The CTAs of a cluster read half as fast again when fewer share the
   // memory.
-  const int whole_rounds = args.units_a_cluster * ((most + kClusterSize - 1) / kClusterSize);
+  const int whole_rounds = args.units_a_cluster * ((pages.most + kClusterSize - 1) / kClusterSize);
   const int worth = whole_rounds - args.cut_cost;
   const int cut_rounds = kClusterSize == 1 ? worth : (2 * worth + 2) / 3;
-  if ((args.units_a_cluster == 1 || most == least) &&
-      total_pages > plan.num_slices * (cut_rounds - 1) * kClusterSize) {
-    plan.units_a_slice = args.units_a_cluster;
-    plan.num_slices = args.whole_slices;
-    return plan;
-  }
-  plan.slice_pages = total_pages / plan.num_slices;
-  plan.longer_slices = total_pages - plan.slice_pages * plan.num_slices;
-  return plan;
+  return pages.sum * UnitsASequence(args) > num_slices * (cut_rounds - 1) * kClusterSize;
 }
 
-// The plan of at most 32 sequences, by every warp for itself.
+// Pages before each of at most 32 sequences, by every warp for itself.
 template <int kClusterSize>
-__device__ DecodePlan MakeWarpPlan(const DecodeArgs& args, PlanStorage& storage) {
+__device__ const int* SumWarp(const DecodeArgs& args, int pages,
+                              PlanStorage<kClusterSize>& storage) {
   const int lane = threadIdx.x % 32;
-  int* const pages_before = storage.of_warp[threadIdx.x / 32];
-  int pages = 0;
-  if (lane < args.batch) pages = ChargedPages(args, SpanOfSequence(args, lane));
+  int* const pages_before = storage.pages_before + threadIdx.x / 32 * 33;
   int scan = pages;
   for (int delta = 1; delta < args.batch; delta *= 2) {
     const int other = __shfl_up_sync(~0u, scan, delta);
     if (lane >= delta) scan += other;
   }
-  const int most = __reduce_max_sync(~0u, pages);
-  const int least = __reduce_min_sync(~0u, lane < args.batch ? pages : INT32_MAX);
   if (lane < args.batch) pages_before[lane + 1] = scan;
   if (lane == 0) pages_before[0] = 0;
   __syncwarp();
-  return PlanOfTotals<kClusterSize>(args, pages_before, most, least);
+  return pages_before;
 }
 
-// The plan of any batch. All threads of the CTA call it, at least kPlanThreads.
+// Pages before each sequence of any batch. All threads of the CTA call it, at least kPlanThreads.
 template <int kClusterSize>
-__device__ DecodePlan MakePlan(const DecodeArgs& args, PlanStorage& storage) {
-  if (args.batch <= 32) return MakeWarpPlan<kClusterSize>(args, storage);
-  constexpr int kPerThread = kMaxDecodeBatch / kPlanThreads;
+__device__ void SumBlock(const DecodeArgs& args, PlanStorage<kClusterSize>& storage) {
+  constexpr int kPerThread =
+      (PlanStorage<kClusterSize>::kMaxBatch + kPlanThreads - 1) / kPlanThreads;
   const int thread = threadIdx.x;
   const int lane = thread % 32;
   const int per_thread = (args.batch + kPlanThreads - 1) / kPlanThreads;
   if (thread < kPlanThreads) {
     int pages[kPerThread];
     int sum = 0;
-    int most = 0;
-    int least = INT32_MAX;
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
       const int sequence = thread * per_thread + i;
       pages[i] = 0;
       if (i < per_thread && sequence < args.batch) {
         pages[i] = ChargedPages(args, SpanOfSequence(args, sequence));
-        most = max(most, pages[i]);
-        least = min(least, pages[i]);
       }
       sum += pages[i];
     }
@@ -162,13 +181,7 @@ __device__ DecodePlan MakePlan(const DecodeArgs& args, PlanStorage& storage) {
       const int other = __shfl_up_sync(~0u, scan, delta);
       if (lane >= delta) scan += other;
     }
-    most = __reduce_max_sync(~0u, most);
-    least = __reduce_min_sync(~0u, least);
-    if (lane == 31) {
-      storage.warp_sums[thread / 32] = scan;
-      storage.warp_max[thread / 32] = most;
-      storage.warp_min[thread / 32] = least;
-    }
+    if (lane == 31) storage.warp_sums[thread / 32] = scan;
     NamedBarrier<2, kPlanThreads>();
     int before = scan - sum;
     for (int warp = 0; warp < thread / 32; ++warp) before += storage.warp_sums[warp];
@@ -181,14 +194,32 @@ __device__ DecodePlan MakePlan(const DecodeArgs& args, PlanStorage& storage) {
     if (thread == 0) storage.pages_before[0] = 0;
   }
   __syncthreads();
-  int most = 0;
-  int least = INT32_MAX;
-#pragma unroll
-  for (int warp = 0; warp < kPlanWarps; ++warp) {
-    most = max(most, storage.warp_max[warp]);
-    least = min(least, storage.warp_min[warp]);
+}
+
+// All threads of the CTA call it; the plan is in shared memory, for registers' sake.
+template <int kClusterSize>
+__device__ const DecodePlan& MakePlan(const DecodeArgs& args, PlanStorage<kClusterSize>& storage) {
+  const BatchPages pages = PagesOfBatch(args);
+  DecodePlan plan = {};
+  const int total_pages = pages.sum * UnitsASequence(args);
+  plan.num_slices = min(args.num_clusters, total_pages);
+  if (TakesWholeUnits<kClusterSize>(args, pages, plan.num_slices)) {
+    plan.num_slices = min(args.num_clusters, args.batch * UnitsASequence(args));
+  } else if (total_pages > 0) {
+    plan.cuts_units = true;
+    plan.slice_pages = total_pages / plan.num_slices;
+    plan.longer_slices = total_pages - plan.slice_pages * plan.num_slices;
+    if (args.batch <= 32) {
+      plan.pages_before = SumWarp(args, pages.of_lane, storage);
+    } else {
+      SumBlock(args, storage);
+      plan.pages_before = storage.pages_before;
+    }
   }
-  return PlanOfTotals<kClusterSize>(args, storage.pages_before, most, least);
+  DecodePlan& shared_plan = storage.plans[threadIdx.x / 32];
+  if (threadIdx.x % 32 == 0) shared_plan = plan;
+  __syncwarp();
+  return shared_plan;
 }
 
 // The part of one unit that a cluster reads.
@@ -211,16 +242,12 @@ class SegmentWalker {
   __device__ SegmentWalker(const DecodeArgs& args, const DecodePlan& plan, int slice)
       : args_(args), plan_(plan), slice_(slice) {
     if (slice >= plan.num_slices) return;
-    if (plan.units_a_slice > 0) {
-      const int first = slice * plan.units_a_slice;
-      units_left_ = min(plan.units_a_slice, args.batch * UnitsASequence(args) - first);
-      pages_left_ = INT32_MAX;
-      sequence_ = args.units_a_sequence.Divide(first);
-      unit_ = first - sequence_ * UnitsASequence(args);
+    if (!plan.cuts_units) {
+      unit_ = slice;
+      units_left_ = args.batch * UnitsASequence(args) - slice;
       return;
     }
     const int begin = plan.SliceBegin(slice);
-    units_left_ = INT32_MAX;
     pages_left_ = plan.SliceBegin(slice + 1) - begin;
     int high = args.batch - 1;
     while (sequence_ < high) {  // the last sequence that begins at or before `begin`
@@ -238,38 +265,55 @@ class SegmentWalker {
 
   // False at the end of the slice.
   __device__ bool Next(Segment& segment) {
-    while (units_left_ > 0 && pages_left_ > 0) {
+    return plan_.cuts_units ? NextPart(segment) : NextUnit(segment);
+  }
+
+ private:
+  __device__ bool NextUnit(Segment& segment) {
+    while (units_left_ > 0) {
+      const int sequence = args_.units_a_sequence.Divide(unit_);
+      SetUnit(segment, sequence, unit_ - sequence * UnitsASequence(args_));
+      segment.begin_page = 0;
+      segment.end_page = segment.span.num_pages;
+      unit_ += plan_.num_slices;
+      units_left_ -= plan_.num_slices;
+      if (segment.end_page > 0) return true;
+    }
+    return false;
+  }
+
+  __device__ bool NextPart(Segment& segment) {
+    while (pages_left_ > 0) {
       if (UnitPages() == 0) {
-        units_left_ -= UnitsASequence(args_) - unit_;
-        NextSequence();
+        ++sequence_;
         continue;
       }
-      Take(segment);
+      TakePart(segment);
       if (segment.begin_page < segment.end_page) return true;
     }
     return false;
   }
 
- private:
   __device__ int UnitPages() const {
     return plan_.pages_before[sequence_ + 1] - plan_.pages_before[sequence_];
   }
-  __device__ void NextSequence() {
-    ++sequence_;
-    unit_ = 0;
+
+  __device__ void SetUnit(Segment& segment, int sequence, int unit) const {
+    segment.sequence = sequence;
+    segment.span = SpanOfSequence(args_, sequence);
+    segment.kv_head = args_.row_blocks.Divide(unit);
+    segment.row_block = unit - segment.kv_head * args_.row_blocks.value;
+    segment.first_slice = segment.last_slice = slice_;
   }
 
-  // The next segment; it may hold no page, only some of its unit's start.
-  __device__ void Take(Segment& segment) {
+  // The next segment of a slice that cuts units; it may hold no page, only some of its unit's
+  // start.
+  __device__ void TakePart(Segment& segment) {
     const int unit_pages = UnitPages();
     const int end = min(unit_pages, page_ + pages_left_);
-    segment.sequence = sequence_;
-    segment.span = SpanOfSequence(args_, sequence_);
-    segment.kv_head = args_.row_blocks.Divide(unit_);
-    segment.row_block = unit_ - segment.kv_head * args_.row_blocks.value;
+    SetUnit(segment, sequence_, unit_);
     segment.begin_page = max(0, page_ - args_.unit_cost);
     segment.end_page = max(0, end - args_.unit_cost);
-    segment.first_slice = segment.last_slice = slice_;
     const int unit_begin =
         plan_.pages_before[sequence_] * UnitsASequence(args_) + unit_ * unit_pages;
     if (segment.begin_page > 0) {
@@ -280,18 +324,21 @@ class SegmentWalker {
     page_ = end;
     if (end < unit_pages) return;
     page_ = 0;
-    --units_left_;
-    if (++unit_ == UnitsASequence(args_)) NextSequence();
+    if (++unit_ == UnitsASequence(args_)) {
+      ++sequence_;
+      unit_ = 0;
+    }
   }
 
   const DecodeArgs& args_;
   const DecodePlan& plan_;
   const int slice_;
-  int units_left_ = 0;  // of whole units
-  int pages_left_ = 0;  // of a slice that cuts units
+  int unit_ = 0;        // of the batch; where units are cut, of the sequence
+  int units_left_ = 0;  // of the batch, from unit_
+  // Where units are cut:
   int sequence_ = 0;
-  int unit_ = 0;  // of the sequence
-  int page_ = 0;  // of the unit
+  int page_ = 0;        // of the unit
+  int pages_left_ = 0;  // of the slice
 };
 
 }  // namespace parallax::kernels::cuda

@@ -60,6 +60,18 @@ __device__ inline void CopyAsync(uint32_t destination, const void* source) {
                : "memory");
 }
 
+// The same, or 16 zero bytes in place of a source that is not there.
+__device__ inline void CopyAsyncOrZero(uint32_t destination, const void* source, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source),
+               "r"(there ? 16 : 0)
+               : "memory");
+}
+
+// Brings the line at `address` near.
+__device__ inline void Prefetch(const void* address) {
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(address));
+}
+
 // Waits for this thread's copies.
 __device__ inline void WaitForCopies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 

@@ -34,51 +34,69 @@ template <int kDim, int kTiles, int kClusterSize>
 struct SharedBesidesRing {
   using Shape = DecodeShape<kDim, kTiles, kClusterSize>;
 
-  // Queries are read until the last page, warps' items exchanged after it.
-  union {
-    QueryTile<kDim, kTiles> query;
-    WarpItems<kDim, kTiles> warp_items;
-  };
+  // Of this segment and the next; one tile's are in registers before the next are sent for.
+  QueryTile<kDim, kTiles> queries[kTiles];
+  Segment segments[2];
+  WarpItems<kDim, kTiles> warp_items;
   WarpScalars<kTiles> warp_scalars;
   ClusterInbox<kDim, kTiles, kClusterSize> inbox[2];
-  PlanStorage plan;
+  PlanStorage<kClusterSize> plan;
   uint64_t merge_barriers[2];
   uint64_t ring_barriers[2 * kMaxRingSlots];
   CutUnits cut;
 };
 
+// The ring follows: args.ring_slots blocks, K and V of a page one after the other.
 template <int kDim, int kTiles, int kClusterSize>
 struct DecodeShared {
   using Besides = SharedBesidesRing<kDim, kTiles, kClusterSize>;
   using Shape = DecodeShape<kDim, kTiles, kClusterSize>;
-  static constexpr int kSlots = std::min(
-      kMaxRingSlots, (DecodeSharedBudget(Shape::kCtasPerSm) - static_cast<int>(sizeof(Besides))) /
-                         Shape::kBlockBytes);
-  static_assert(kSlots >= 4);
 
-  uint8_t ring[kSlots][Shape::kBlockBytes];  // K and V of a page, one block after the other
   Besides besides;
+  alignas(1024) uint8_t ring[];
 
-  __device__ uint32_t Block(int slot) const { return SharedAddress(ring[slot]); }
-  __device__ uint32_t Full(int slot) const {
-    return SharedAddress(&besides.ring_barriers[slot * 2]);
+  // The most that fit where `ctas_per_sm` share an SM.
+  static constexpr int MaxSlots(int ctas_per_sm) {
+    return std::min(kMaxRingSlots,
+                    (DecodeSharedBudget(ctas_per_sm) - static_cast<int>(sizeof(Besides)) - 1023) /
+                        Shape::kBlockBytes);
   }
-  __device__ uint32_t Empty(int slot) const {
-    return SharedAddress(&besides.ring_barriers[slot * 2 + 1]);
-  }
+  static_assert(MaxSlots(Shape::kCtasPerSm) >= kMinRingSlots);
 };
 
-// Where in the ring a CTA's n-th block goes.
-template <int kSlots>
-struct RingPosition {
-  int slot = 0;
-  uint32_t phase = 0;
+// The ring's addresses, and where in it a CTA's n-th block goes.
+template <int kBlockBytes>
+class Ring {
+ public:
+  __device__ Ring(const uint8_t* blocks, const uint64_t* barriers, int slots)
+      : blocks_(Opaque(SharedAddress(blocks))),
+        barriers_(Opaque(SharedAddress(barriers))),
+        slots_(slots) {}
+
+  __device__ uint32_t Block() const { return blocks_ + slot_ * kBlockBytes; }
+  __device__ uint32_t Full() const { return barriers_ + slot_ * 16; }
+  __device__ uint32_t Empty() const { return Full() + 8; }
+  __device__ uint32_t phase() const { return phase_; }
   __device__ void Advance() {
-    if (++slot == kSlots) {
-      slot = 0;
-      phase ^= 1;
+    if (++slot_ == slots_) {
+      slot_ = 0;
+      phase_ ^= 1;
     }
   }
+
+ private:
+  // Else the compiler works an address of shared memory out again, from a slow special register,
+  // wherever it is used.
+  static __device__ uint32_t Opaque(uint32_t address) {
+    asm volatile("" : "+r"(address));
+    return address;
+  }
+
+  uint32_t blocks_;
+  uint32_t barriers_;
+  int slots_;
+  int slot_ = 0;
+  uint32_t phase_ = 0;
 };
 
 // This rank's share of a segment's pages.

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/parallax_attention/decode_launch.h"
 #include "kernels/cuda/parallax_attention/decode_sm90.cuh"
@@ -8,20 +10,22 @@ namespace {
 constexpr const char* kOp = "ParallaxDecode";
 
 template <int kDim, int kTiles, int kClusterSize>
-void Launch(const DecodeArgs& args, bool programmatic_launch, cudaStream_t stream) {
+void Launch(DecodeArgs args, const DecodeVariant& variant, cudaStream_t stream) {
   const auto kernel = DecodeKernelSm90<kDim, kTiles, kClusterSize>;
   using Shape = DecodeShape<kDim, kTiles, kClusterSize>;
-  constexpr int kSharedBytes = sizeof(DecodeShared<kDim, kTiles, kClusterSize>);
-  static_assert(kSharedBytes <= DecodeSharedBudget(Shape::kCtasPerSm));
+  using Shared = DecodeShared<kDim, kTiles, kClusterSize>;
+  args.ring_slots = std::clamp(variant.ring_bytes / Shape::kBlockBytes, kMinRingSlots,
+                               Shared::MaxSlots(std::min(variant.ctas_per_sm, Shape::kCtasPerSm)));
+  const int shared_bytes = sizeof(Shared) + args.ring_slots * Shape::kBlockBytes;
   static_assert(DecodePartialsOfCluster({kDim, kTiles, kClusterSize}) ==
                 2 * kClusterSize * Shape::kPartialSize);
-  CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
+  CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
             kOp, "cudaFuncSetAttribute");
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(args.num_clusters * kClusterSize);
   config.blockDim = dim3(kDecodeThreads);
-  config.dynamicSmemBytes = kSharedBytes;
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = attributes;
   if (kClusterSize > 1) {
@@ -31,7 +35,7 @@ void Launch(const DecodeArgs& args, bool programmatic_launch, cudaStream_t strea
     attribute.val.clusterDim.y = 1;
     attribute.val.clusterDim.z = 1;
   }
-  if (programmatic_launch) {
+  if (variant.programmatic_launch) {
     cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -42,7 +46,7 @@ void Launch(const DecodeArgs& args, bool programmatic_launch, cudaStream_t strea
 template <int kDim>
 void LaunchOfDim(const DecodeArgs& args, const DecodeVariant& variant, cudaStream_t stream) {
   const auto launch = [&]<int kTiles, int kClusterSize>() {
-    Launch<kDim, kTiles, kClusterSize>(args, variant.programmatic_launch, stream);
+    Launch<kDim, kTiles, kClusterSize>(args, variant, stream);
   };
   if (variant.tiles == 2) {
     if (variant.cluster_size == 1) return launch.template operator()<2, 1>();

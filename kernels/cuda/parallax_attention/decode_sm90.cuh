@@ -32,58 +32,67 @@ class Producer {
   // Sends for the block table of the slice's first sequence, not knowing yet which that is: a
   // guess that is right where slices are whole units.
   __device__ Producer(const DecodeArgs& args, Shared& shared, int slice, int rank)
-      : args_(args), shared_(shared), rank_(rank) {
-    guess_ = min(static_cast<int>(args.units_a_sequence.Divide(slice * args.units_a_cluster)),
-                 args.batch - 1);
-    const int lane = threadIdx.x % 32;
-    if (lane < args.max_blocks) guessed_ = args.block_tables[guess_ * args.max_blocks + lane];
+      : args_(args),
+        rank_(rank),
+        ring_(shared.ring, shared.besides.ring_barriers, args.ring_slots) {
+    guess_ = min(static_cast<int>(args.units_a_sequence.Divide(slice)), args.batch - 1);
+    if (threadIdx.x < kConsumerThreads) return;
+    if (lane() < args.max_blocks) guessed_ = args.block_tables[guess_ * args.max_blocks + lane()];
   }
 
   __device__ void ReadSegment(const Segment& segment) {
     const PageRange<kClusterSize> range(segment, rank_);
-    const int lane = threadIdx.x % 32;
     const int32_t* const table = args_.block_tables + segment.sequence * args_.max_blocks;
     const int begin = segment.span.first_page + range.begin;
     const int end = segment.span.first_page + range.end;
+    // The first page that holds a key of the call's own tokens.
+    const int new_page = (segment.span.context - segment.span.query_len) / kPageSize;
     const auto page_of_lane = [&](int first) {
-      return first + lane < end ? table[first + lane] : 0;
+      return first + lane() < end ? table[first + lane()] : 0;
     };
     int next_pages = segment.sequence == guess_ && end <= 32
-                         ? __shfl_sync(~0u, guessed_, (begin + lane) % 32)
+                         ? __shfl_sync(~0u, guessed_, (begin + lane()) % 32)
                          : page_of_lane(begin);
     for (int first = begin; first < end; first += 32) {
-      const int pages = next_pages;
+      const __nv_bfloat16* const blocks =
+          args_.cache +
+          (int64_t{next_pages} * 2 * args_.num_kv_heads + segment.kv_head) * (kPageSize * kDim);
       next_pages = page_of_lane(first + 32);
       const int count = min(32, end - first);
+#pragma unroll 1
       for (int i = 0; i < count; ++i) {
-        ReadPage(__shfl_sync(~0u, pages, i), segment.kv_head);
+        if (first + i >= new_page && !waited_) {
+          WaitForPrecedingKernel();
+          waited_ = true;
+        }
+        ReadPage(__shfl_sync(~0u, reinterpret_cast<uint64_t>(blocks), i));
       }
     }
   }
 
  private:
-  __device__ void ReadPage(int page, int kv_head) {
-    const int64_t k_block = int64_t{page} * 2 * args_.num_kv_heads + kv_head;
-#pragma unroll
-    for (int k_or_v = 0; k_or_v < 2; ++k_or_v) {
-      if (threadIdx.x % 32 == 0) {
-        const __nv_bfloat16* const source =
-            args_.cache + (k_block + k_or_v * args_.num_kv_heads) * (kPageSize * kDim);
-        Wait(shared_.Empty(position_.slot), position_.phase ^ 1);
-        const uint32_t full = shared_.Full(position_.slot);
-        ArriveExpect(full, Shape::kBlockBytes);
-        BulkCopy(shared_.Block(position_.slot), source, Shape::kBlockBytes, full);
-      }
-      position_.Advance();
-    }
+  static __device__ int lane() { return threadIdx.x % 32; }
+
+  __device__ void ReadPage(uint64_t k_block) {
+    const uint64_t v_block = k_block + uint64_t{Shape::kBlockBytes} * args_.num_kv_heads;
+    if (lane() == 0) ReadBlock(k_block);
+    ring_.Advance();
+    if (lane() == 0) ReadBlock(v_block);
+    ring_.Advance();
+  }
+
+  __device__ void ReadBlock(uint64_t block) {
+    Wait(ring_.Empty(), ring_.phase() ^ 1);
+    ArriveExpect(ring_.Full(), Shape::kBlockBytes);
+    BulkCopy(ring_.Block(), reinterpret_cast<const void*>(block), Shape::kBlockBytes, ring_.Full());
   }
 
   const DecodeArgs& args_;
-  Shared& shared_;
   const int rank_;
-  int guess_;        // sequence
-  int guessed_ = 0;  // this lane's of its first pages
-  RingPosition<Shared::kSlots> position_;
+  Ring<Shape::kBlockBytes> ring_;
+  bool waited_ = false;  // for the preceding kernel
+  int guess_;            // sequence
+  int guessed_ = 0;      // this lane's of its first pages
 };
 
 template <int kDim, int kTiles, int kClusterSize>
@@ -91,33 +100,49 @@ class Consumer {
  public:
   using Shared = DecodeShared<kDim, kTiles, kClusterSize>;
   using Shape = DecodeShape<kDim, kTiles, kClusterSize>;
-  using Writer = UnitWriter<kDim, kTiles, kClusterSize, sizeof(Shared::ring)>;
+  using Writer = UnitWriter<kDim, kTiles, kClusterSize>;
 
   __device__ Consumer(const DecodeArgs& args, Shared& shared, int slice, int rank)
       : args_(args),
         shared_(shared),
         rank_(rank),
+        ring_(shared.ring, shared.besides.ring_barriers, args.ring_slots),
         writer_(args, shared.besides.cut, reinterpret_cast<float4*>(shared.ring), slice, rank) {}
 
-  // Fetches a segment's queries; all warps are done with the segment before.
-  __device__ void Prepare(const Segment& segment) {
-    ConsumerBarrier();
-    FillQueryTile(args_, segment, shared_.besides.query);
-    ConsumerBarrier();
-    query_.Load(shared_.besides.query);
+  // Reads the slice's segments.
+  __device__ void Run(SegmentWalker& walker) {
+    Segment segment;
+    bool more = walker.Next(segment);
+    if (more) SendForQueries(args_, segment, Queries(0));
+    for (; more; ++segment_) {
+      const Segment& current = shared_.besides.segments[segment_ % 2];
+      if (threadIdx.x == 0) shared_.besides.segments[segment_ % 2] = segment;
+      WaitForCopies();
+      ConsumerBarrier();
+      query_.Load(Queries(segment_));
+      if (kTiles == 1) ConsumerBarrier();  // the next queries take the place of these
+      more = walker.Next(segment);
+      if (more) SendForQueries(args_, segment, Queries(segment_ + 1));
+      ReduceSegment(current, Queries(segment_));
+    }
+    Finish();
   }
 
-  __device__ void ReduceSegment(const Segment& segment) {
+ private:
+  __device__ QueryTile<kDim, kTiles>& Queries(uint32_t n) {
+    return shared_.besides.queries[n % kTiles];
+  }
+
+  __device__ void ReduceSegment(const Segment& segment, QueryTile<kDim, kTiles>& queries) {
     auto& besides = shared_.besides;
     const LaneRows<kTiles> rows = RowsOfLane<kTiles>(args_, segment, kDim);
     state_.Clear();
-    ReadPages(segment, rows);
+    ReadPages(segment, rows, queries);
     float4 scalars[kTiles];
     float4 outputs[kTiles][Shape::kWarpColumns];
     MergeWarps(state_, besides.warp_scalars, besides.warp_items, scalars, outputs);
     if constexpr (kClusterSize > 1) {
-      if (first_) ClusterWait();  // peers may be written to once all run
-      first_ = false;
+      if (segment_ == 0) ClusterWait();  // peers may be written to once all run
       Scatter(scalars, outputs);
       MergeInbox(segment, rows);
     } else {
@@ -132,23 +157,22 @@ class Consumer {
   }
 
   __device__ void Finish() {
-    if (kClusterSize > 1 && first_) ClusterWait();
+    if (kClusterSize > 1 && segment_ == 0) ClusterWait();
     writer_.FinishCutUnits();
   }
 
- private:
   static __device__ int lane() { return threadIdx.x % 32; }
   static __device__ int warp() { return threadIdx.x / 32; }
 
   // The next block of the ring, once it is there.
   __device__ uint32_t Acquire() {
-    Wait(shared_.Full(position_.slot), position_.phase);
-    return shared_.Block(position_.slot);
+    Wait(ring_.Full(), ring_.phase());
+    return ring_.Block();
   }
   __device__ void Release() {
     __syncwarp();
-    if (lane() == 0) Arrive(shared_.Empty(position_.slot));
-    position_.Advance();
+    if (lane() == 0) Arrive(ring_.Empty());
+    ring_.Advance();
   }
 
   // The first key that the sequence's row sees.
@@ -158,40 +182,56 @@ class Consumer {
     return max(0, position - args_.sliding_window + 1);
   }
 
-  // Whether some row does not see some key of the page.
-  __device__ bool IsMasked(const Segment& segment, int page_key) const {
-    return page_key + kPageSize > segment.span.context - segment.span.query_len + 1 ||
-           page_key < FirstKey(segment, segment.span.query_len - 1);
-  }
+  // A page of short rows takes a warp longer than its bytes take, in waits for one result after
+  // another: then the scores of a page are computed while the values of the one before are added.
+  static constexpr bool kScoresAhead = kDim == 64;
 
-  __device__ void ReadPages(const Segment& segment, const LaneRows<kTiles>& rows) {
+  __device__ void ReadPages(const Segment& segment, const LaneRows<kTiles>& rows,
+                            QueryTile<kDim, kTiles>& queries) {
     const PageRange<kClusterSize> range(segment, rank_);
+    if (range.begin == range.end) return;
+    // Every row sees the keys [all_begin, all_end).
+    const int all_begin = FirstKey(segment, segment.span.query_len - 1);
+    const int all_end = segment.span.context - segment.span.query_len + 1;
+    int page_key = (segment.span.first_page + range.begin) * kPageSize;
+    WarpScores<kTiles> scores;
+    bool has_scores = false;
 #pragma unroll 1
-    for (int page = range.begin; page < range.end; ++page) {
-      const int page_key = (segment.span.first_page + page) * kPageSize;
-      const bool masked = IsMasked(segment, page_key);
-      WarpScores<kTiles> scores;
-      ComputeScores(scores, query_, shared_.besides.query, Acquire());
-      Release();
+    for (int pages_left = range.end - range.begin; pages_left > 0; --pages_left) {
+      const bool masked = page_key < all_begin || page_key + kPageSize > all_end;
+      if (!kScoresAhead || !has_scores) {
+        const uint32_t k_block = Acquire();
+        ComputeScores(scores, query_, queries, offsets_, k_block);
+        Release();
+      }
       if (masked) MaskScores<kTiles>(scores, rows, page_key);
       uint32_t weights[kTiles][4];
       ComputeWeights(scores, args_.scale_log2, state_, weights);
       const uint32_t v_block = Acquire();
-      const ValueMask mask = {FirstKey(segment, 0) - page_key, segment.span.context - page_key};
-      if (masked) {
-        AddValues<kDim, kTiles, true>(weights, v_block, mask, state_);
+      has_scores = kScoresAhead && !masked && pages_left > 1;
+      if (has_scores) {
+        const uint32_t v_empty = ring_.Empty();
+        ring_.Advance();
+        AddValuesAndScoreNext(weights, offsets_, v_block, state_, scores, query_, queries,
+                              Acquire());
+        __syncwarp();
+        if (lane() == 0) Arrive(v_empty);
+      } else if (masked) {
+        const ValueMask mask = {FirstKey(segment, 0) - page_key, segment.span.context - page_key};
+        AddValues<kDim, kTiles, true>(weights, offsets_, v_block, mask, state_);
       } else {
-        AddValues<kDim, kTiles, false>(weights, v_block, mask, state_);
+        AddValues<kDim, kTiles, false>(weights, offsets_, v_block, {}, state_);
       }
       Release();
+      page_key += kPageSize;
     }
   }
 
   // Sends this warp's columns to the ranks that merge them.
   __device__ void Scatter(const float4 (&scalars)[kTiles],
                           const float4 (&outputs)[kTiles][Shape::kWarpColumns]) {
-    auto& inbox = shared_.besides.inbox[inbox_parity_];
-    const uint32_t barrier = SharedAddress(&shared_.besides.merge_barriers[inbox_parity_]);
+    auto& inbox = shared_.besides.inbox[segment_ % 2];
+    const uint32_t barrier = SharedAddress(&shared_.besides.merge_barriers[segment_ % 2]);
     if (threadIdx.x == 0) ArriveExpect(barrier, sizeof(inbox));
     const int first_column = warp() * Shape::kWarpColumns;
 #pragma unroll
@@ -213,43 +253,49 @@ class Consumer {
   }
 
   __device__ void MergeInbox(const Segment& segment, const LaneRows<kTiles>& rows) {
-    const auto& inbox = shared_.besides.inbox[inbox_parity_];
-    WaitCluster(SharedAddress(&shared_.besides.merge_barriers[inbox_parity_]), inbox_phase_);
-    inbox_parity_ ^= 1;
-    inbox_phase_ ^= inbox_parity_ ^ 1;
+    const auto& inbox = shared_.besides.inbox[segment_ % 2];
+    WaitCluster(SharedAddress(&shared_.besides.merge_barriers[segment_ % 2]), segment_ / 2 % 2);
     typename Writer::Held held;
     const auto item_of = [](int i) {
       return Writer::HeldItem(i) < Shape::kItems ? Writer::HeldItem(i) : 0;
     };
-    MergeStates<kClusterSize>(
-        kClusterSize,
-        [&](int rank, int i) {
-          return inbox.scalars[rank][Writer::TileOfItem(item_of(i)) * 8 + lane() / 4];
-        },
-        [&](int rank, int i) { return inbox.items[rank][item_of(i)][lane()]; }, held);
+#pragma unroll
+    for (int i = 0; i < Shape::kItemsHeld; ++i) {
+      const int item = item_of(i);
+      float4 parts[kClusterSize];
+#pragma unroll
+      for (int rank = 0; rank < kClusterSize; ++rank) {
+        parts[rank] = inbox.scalars[rank][Writer::TileOfItem(item) * 8 + lane() / 4];
+      }
+      const RowMerge<kClusterSize> merge(parts);
+      held[i].scalars = merge.scalars();
+#pragma unroll
+      for (int rank = 0; rank < kClusterSize; ++rank) {
+        merge.Add(held[i].outputs, rank, inbox.items[rank][item][lane()]);
+      }
+    }
     writer_.Deliver(segment, rows, held);
   }
 
   const DecodeArgs& args_;
   Shared& shared_;
   const int rank_;
+  Ring<Shape::kBlockBytes> ring_;
   Writer writer_;
-  RingPosition<Shared::kSlots> position_;
-  bool first_ = true;
-  int inbox_parity_ = 0;
-  uint32_t inbox_phase_ = 0;
+  uint32_t segment_ = 0;  // of the slice, counted: buffers of two alternate by it
+  const LaneOffsets<kDim> offsets_;
   QueryFragments<kDim, kTiles> query_;
   TileState<kDim, kTiles> state_;
 };
 
 // An mbarrier.init takes some 50 cycles, so the warps share them.
 template <int kDim, int kTiles, int kClusterSize>
-__device__ void InitBarriers(DecodeShared<kDim, kTiles, kClusterSize>& shared) {
+__device__ void InitBarriers(DecodeShared<kDim, kTiles, kClusterSize>& shared, int ring_slots) {
   constexpr int kWarps = kDecodeThreads / 32;
   const int slot = threadIdx.x % 32 * kWarps + threadIdx.x / 32;
-  if (slot < shared.kSlots) {
-    InitBarrier(shared.Full(slot), 1);
-    InitBarrier(shared.Empty(slot), kConsumerWarps);
+  if (slot < ring_slots) {
+    InitBarrier(SharedAddress(&shared.besides.ring_barriers[slot * 2]), 1);  // full
+    InitBarrier(SharedAddress(&shared.besides.ring_barriers[slot * 2 + 1]), kConsumerWarps);
   }
   if constexpr (kClusterSize > 1) {
     if (threadIdx.x == 0) {
@@ -272,7 +318,9 @@ __global__ void __launch_bounds__(kDecodeThreads,
   const int rank = kClusterSize == 1 ? 0 : ClusterRank();
   const int slice = blockIdx.x / kClusterSize;
 
-  InitBarriers(shared);
+  Producer<kDim, kTiles, kClusterSize> producer(args, shared, slice, rank);
+  PrefetchLengths(args);
+  InitBarriers(shared, args.ring_slots);
   if constexpr (kClusterSize > 1) {
     if (threadIdx.x < 32) {
       ClusterArrive();
@@ -281,24 +329,16 @@ __global__ void __launch_bounds__(kDecodeThreads,
     }
   }
   LetNextKernelStart();
-  WaitForPrecedingKernel();
-  Producer<kDim, kTiles, kClusterSize> producer(args, shared, slice, rank);
-  const DecodePlan plan = MakePlan<kClusterSize>(args, shared.besides.plan);
-  Segment segment;
+  const DecodePlan& plan = MakePlan<kClusterSize>(args, shared.besides.plan);
   SegmentWalker walker(args, plan, slice);
   if (threadIdx.x >= kConsumerThreads) {
+    Segment segment;
     while (walker.Next(segment)) producer.ReadSegment(segment);
     if constexpr (kClusterSize > 1) ClusterWait();
   } else {
     Consumer<kDim, kTiles, kClusterSize> consumer(args, shared, slice, rank);
-    bool more = walker.Next(segment);
-    if (more) consumer.Prepare(segment);
-    while (more) {
-      consumer.ReduceSegment(segment);
-      more = walker.Next(segment);
-      if (more) consumer.Prepare(segment);
-    }
-    consumer.Finish();
+    WaitForPrecedingKernel();
+    consumer.Run(walker);
   }
 }
 

@@ -46,12 +46,21 @@ struct LaneRows {
 template <int kDim, int kTiles>
 struct TileState {
   static constexpr int kColumns = kDim / 8;  // of 8 dims each
+  static constexpr int kWarpColumns = kColumns / kConsumerWarps;
+
+  // o[t][c] is of column c ^ FirstColumn(): the columns that this warp will merge, FirstColumn() ..
+  // + kWarpColumns - 1, are the first in every warp.
+  static __device__ int FirstColumn() { return threadIdx.x / 32 * kWarpColumns; }
 
   float max[kTiles];  // of s1 * scale * log2(e)
   float centre[kTiles];
   float d1[kTiles];
   float d2[kTiles];
   float o[kTiles][kColumns][4];  // o1, o1, o2, o2
+
+  __device__ float4 Item(int t, int c) const {
+    return make_float4(o[t][c][0], o[t][c][1], o[t][c][2], o[t][c][3]);
+  }
 
   __device__ void Clear() {
 #pragma unroll
@@ -89,10 +98,11 @@ struct QueryTile {
   }
 };
 
-// All consumer threads fill the tile. A row beyond the last is zero.
+// All consumer threads send for the tile; each waits for its copies (WaitForCopies). A row beyond
+// the last is zero.
 template <int kDim, int kTiles>
-__device__ void FillQueryTile(const DecodeArgs& args, const Segment& segment,
-                              QueryTile<kDim, kTiles>& tile) {
+__device__ void SendForQueries(const DecodeArgs& args, const Segment& segment,
+                               QueryTile<kDim, kTiles>& tile) {
   constexpr int kChunks = kDim / 8;
   constexpr int kTileChunks = kTiles * 8 * kChunks;
 #pragma unroll
@@ -102,18 +112,14 @@ __device__ void FillQueryTile(const DecodeArgs& args, const Segment& segment,
     const int row_of_unit = segment.row_block * kTiles * 8 + row;
     const int token = args.group.Divide(row_of_unit);
     const int head = (segment.kv_head - token) * args.group.value + row_of_unit;
-    const int64_t line = segment.span.first_row + token;
-    uint4 q = {0, 0, 0, 0};
-    uint4 r = {0, 0, 0, 0};
-    if (token < segment.span.query_len) {
-      q = *reinterpret_cast<const uint4*>(args.q + line * args.q_stride + head * kDim + chunk * 8);
-      if (args.r != nullptr) {
-        r = *reinterpret_cast<const uint4*>(args.r + line * args.r_stride + head * kDim +
-                                            chunk * 8);
-      }
-    }
-    tile.Chunk(row / 8, row % 8, chunk) = q;
-    tile.Chunk(row / 8, row % 8 + 8, chunk) = r;
+    const bool is_row = token < segment.span.query_len;
+    const int64_t line = is_row ? segment.span.first_row + token : 0;
+    const int64_t offset = is_row ? head * kDim + chunk * 8 : 0;
+    const bool has_probe = is_row && args.r != nullptr;
+    CopyAsyncOrZero(SharedAddress(&tile.Chunk(row / 8, row % 8, chunk)),
+                    args.q + line * args.q_stride + offset, is_row);
+    CopyAsyncOrZero(SharedAddress(&tile.Chunk(row / 8, row % 8 + 8, chunk)),
+                    has_probe ? args.r + line * args.r_stride + offset : args.q, has_probe);
   }
 }
 
@@ -156,13 +162,38 @@ struct WarpScores {
   __device__ const float (&operator[](int tile) const)[2][4] { return tiles[tile]; }
 };
 
+// Where in a block ldmatrix finds, for this lane, a row of this warp's keys. A chunk is 8 dims; in
+// the address of a row and chunk (kernels/cuda/paged_kv_cache.h) each has bits of its own once the
+// row's swizzle is xored in, so that one xor goes to another chunk.
+template <int kDim>
+struct LaneOffsets {
+  uint32_t keys;    // of K, for the chunks 4i .. 4i + 3, one a quarter of the warp
+  uint32_t values;  // of V, for o's columns c and c + 1, c even, one a half of the warp
+
+  __device__ LaneOffsets() {
+    const int lane = threadIdx.x % 32;
+    keys = Offset(FirstKeyOfWarp() + lane % 8, lane / 8);
+    values = Offset(FirstKeyOfWarp() + lane % 16, TileState<kDim, 1>::FirstColumn() ^ (lane / 16));
+    // Else the compiler works them out again for every page.
+    asm volatile("" : "+r"(keys), "+r"(values));
+  }
+
+  static __device__ uint32_t Offset(int row, int chunk) {
+    return row * 128 + (row % 8 * 16 ^ ChunkBits(chunk));
+  }
+  static __device__ constexpr uint32_t ChunkBits(int chunk) {
+    return chunk / 8 * (kPageSize * 128) + chunk % 8 * 16;
+  }
+  __device__ uint32_t OfKeys(int chunk) const { return keys ^ ChunkBits(chunk); }
+  __device__ uint32_t OfValues(int column) const { return values ^ ChunkBits(column); }
+};
+
 // s1 (not scaled) and s2 of this warp's 16 keys.
 template <int kDim, int kTiles>
 __device__ void ComputeScores(WarpScores<kTiles>& scores,
                               const QueryFragments<kDim, kTiles>& fragments,
-                              QueryTile<kDim, kTiles>& tile, uint32_t k_block) {
-  const int lane = threadIdx.x % 32;
-  const int key = FirstKeyOfWarp() + lane % 8;
+                              QueryTile<kDim, kTiles>& tile, LaneOffsets<kDim> offsets,
+                              uint32_t k_block) {
   float odd[kTiles][2][4];  // a second chain of sums halves the wait for the first
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
@@ -173,9 +204,7 @@ __device__ void ComputeScores(WarpScores<kTiles>& scores,
   }
 #pragma unroll
   for (int step = 0; step < kDim / 16; step += 2) {
-    const int chunk = step * 2 + lane / 8;
-    const uint32_t address =
-        k_block + chunk / 8 * (kPageSize * 128) + key * 128 + ((chunk % 8) ^ (key % 8)) * 16;
+    const uint32_t address = k_block + offsets.OfKeys(step * 2);
     uint32_t k[2][4];
     LoadMatrices(k[0], address);
     LoadMatrices(k[1], address + 8 * 128);
@@ -287,23 +316,20 @@ struct ValueMask {
 
 // Adds this warp's weighted values to o.
 template <int kDim, int kTiles, bool kMasked>
-__device__ void AddValues(const uint32_t (&weights)[kTiles][4], uint32_t v_block, ValueMask mask,
-                          TileState<kDim, kTiles>& state) {
-  const int lane = threadIdx.x % 32;
-  const int first_key = FirstKeyOfWarp();
-  const int row = first_key + lane % 16;
+__device__ void AddValues(const uint32_t (&weights)[kTiles][4], LaneOffsets<kDim> offsets,
+                          uint32_t v_block, ValueMask mask, TileState<kDim, kTiles>& state) {
   uint32_t low_mask = ~0u;
   uint32_t high_mask = ~0u;
   if constexpr (kMasked) {
+    const int lane = threadIdx.x % 32;
+    const int first_key = FirstKeyOfWarp();
     low_mask = mask.Pair(first_key + lane % 4 * 2);
     high_mask = mask.Pair(first_key + 8 + lane % 4 * 2);
   }
 #pragma unroll
   for (int c = 0; c < kDim / 8; c += 2) {
-    const int chunk = c + lane / 16;
     uint32_t v[4];
-    LoadMatricesTransposed(
-        v, v_block + c / 8 * (kPageSize * 128) + row * 128 + ((chunk % 8) ^ (row % 8)) * 16);
+    LoadMatricesTransposed(v, v_block + offsets.OfValues(c));
     if constexpr (kMasked) {
       v[0] &= low_mask;
       v[1] &= high_mask;
@@ -314,6 +340,55 @@ __device__ void AddValues(const uint32_t (&weights)[kTiles][4], uint32_t v_block
     for (int t = 0; t < kTiles; ++t) {
       MultiplyAdd(state.o[t][c], weights[t], v[0], v[1]);
       MultiplyAdd(state.o[t][c + 1], weights[t], v[2], v[3]);
+    }
+  }
+}
+
+// AddValues() of a page without masks and ComputeScores() of the next.
+template <int kDim, int kTiles>
+__device__ void AddValuesAndScoreNext(const uint32_t (&weights)[kTiles][4],
+                                      LaneOffsets<kDim> offsets, uint32_t v_block,
+                                      TileState<kDim, kTiles>& state, WarpScores<kTiles>& scores,
+                                      const QueryFragments<kDim, kTiles>& fragments,
+                                      QueryTile<kDim, kTiles>& tile, uint32_t k_block) {
+  float odd[kTiles][2][4];
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      scores[t][0][i] = scores[t][1][i] = odd[t][0][i] = odd[t][1][i] = 0.0f;
+    }
+  }
+#pragma unroll
+  for (int step = 0; step < kDim / 16; step += 2) {
+    const uint32_t address = k_block + offsets.OfKeys(step * 2);
+    uint32_t k[2][4];
+    LoadMatrices(k[0], address);
+    LoadMatrices(k[1], address + 8 * 128);
+    uint32_t v[2][4];
+    LoadMatricesTransposed(v[0], v_block + offsets.OfValues(step * 2));
+    LoadMatricesTransposed(v[1], v_block + offsets.OfValues(step * 2 + 2));
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      uint32_t a[4];
+      fragments.Get(tile, t, step, a);
+      MultiplyAdd(scores[t][0], a, k[0][0], k[0][1]);
+      MultiplyAdd(scores[t][1], a, k[1][0], k[1][1]);
+      MultiplyAdd(state.o[t][step * 2], weights[t], v[0][0], v[0][1]);
+      MultiplyAdd(state.o[t][step * 2 + 1], weights[t], v[0][2], v[0][3]);
+      fragments.Get(tile, t, step + 1, a);
+      MultiplyAdd(odd[t][0], a, k[0][2], k[0][3]);
+      MultiplyAdd(odd[t][1], a, k[1][2], k[1][3]);
+      MultiplyAdd(state.o[t][step * 2 + 2], weights[t], v[1][0], v[1][1]);
+      MultiplyAdd(state.o[t][step * 2 + 3], weights[t], v[1][2], v[1][3]);
+    }
+  }
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      scores[t][0][i] += odd[t][0][i];
+      scores[t][1][i] += odd[t][1][i];
     }
   }
 }

@@ -25,24 +25,51 @@ constexpr int kUnitCost = 2;
 
 int RowBlockTiles(int rows) { return rows <= 8 ? 1 : 2; }
 
-// Few units must be shared by many CTAs, and merging through distributed shared memory costs a
-// fifth of merging through global memory; many units keep single CTAs busy, two on an SM.
-int ClusterSize(int units, int tiles) {
-  if (units <= 15) return 8;
-  if (tiles == 2) return units <= 64 ? 8 : 1;
-  if (units <= 32) return 4;
-  return units <= 64 ? 2 : 1;
+// The SMs that work is dealt out to: a multiple of a large power of two (on an H200 128, not 132),
+// so that batches of powers of two fall into whole units: the memory is as busy, and merges cost
+// more than four SMs.
+int RoundedSms(const DeviceProperties& device) {
+  return device.num_sms < 16 ? device.num_sms : device.num_sms / 16 * 16;
 }
 
-// How many clusters the pages are dealt out to. A multiple of a large power of two (on an H200
-// the CTAs of 128 SMs, not 132), so that batches of powers of two fall into whole units: the
-// memory is as busy, and merges cost more than four SMs. Clusters of 8 have an SM for each CTA;
-// the SMs lie in groups with some left over, and one cluster fewer than num_sms / 8 runs at once.
-int NumClusters(const DeviceProperties& device, int cluster_size, int tiles) {
-  if (cluster_size == 8) return std::max(1, device.num_sms / 8 - 1);
-  const int sms = device.num_sms < 16 ? device.num_sms : device.num_sms / 16 * 16;
-  if (cluster_size > 1) return std::max(1, sms / cluster_size);
-  return tiles == 1 ? 2 * sms : sms;
+// How a launch is laid out.
+struct DecodeForm {
+  int cluster_size;
+  int num_clusters;
+  int ctas_per_sm;
+  int ring_bytes;
+};
+
+constexpr int kWholeRing = 1 << 20;  // more than there is
+
+// Few units must be shared by many CTAs, and merging through distributed shared memory costs a
+// fifth of merging through global memory. Clusters of 8 have an SM for each CTA; the SMs lie in
+// groups with some left over, and one cluster fewer than num_sms / 8 runs at once.
+DecodeForm ClustersOf8(const DeviceProperties& device) {
+  return {8, std::max(1, device.num_sms / 8 - 1), 1, kWholeRing};
+}
+
+// A CTA's ring holds what its SM's share of the memory's bandwidth needs on the way. More is worse:
+// the memory's queues grow, and some SMs get a quarter more from them than others.
+DecodeForm FormOfOneTile(const DeviceProperties& device, int units, int head_dim) {
+  const int sms = RoundedSms(device);
+  const DecodeForm clusters_of_8 = ClustersOf8(device);
+  if (units <= clusters_of_8.num_clusters) return clusters_of_8;
+  if (units <= sms / 4) return {4, sms / 4, 2, 64 * 1024};
+  if (units <= sms / 2) return {2, sms / 2, 1, 96 * 1024};
+  // One on an SM: where two find room, the GPU puts two on one SM and leaves others idle.
+  if (units <= sms) return {1, sms, 1, 96 * 1024};
+  return {1, 2 * sms, 2, (head_dim == 64 ? 48 : 64) * 1024};
+}
+
+// The state of two tiles needs the registers of a whole SM.
+DecodeForm FormOfTwoTiles(const DeviceProperties& device, int units) {
+  if (units <= RoundedSms(device) / 2) return ClustersOf8(device);
+  return {1, RoundedSms(device), 1, kWholeRing};
+}
+
+DecodeForm FormOf(const DeviceProperties& device, int units, int tiles, int head_dim) {
+  return tiles == 1 ? FormOfOneTile(device, units, head_dim) : FormOfTwoTiles(device, units);
 }
 
 // One for every CTA.
@@ -143,10 +170,12 @@ size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_quer
   if (!device.is_hopper()) return PortableDecodeWorkspaceBytes();
   const int tiles = RowBlockTiles(num_query_heads / num_kv_heads * max_query_len);
   int64_t partials = 0;
-  for (const int cluster_size : {1, 2, 4, 8}) {
-    if (tiles == 2 && (cluster_size == 2 || cluster_size == 4)) continue;
-    partials = std::max(partials, NumClusters(device, cluster_size, tiles) *
-                                      DecodePartialsOfCluster({head_dim, tiles, cluster_size}));
+  // Forms change where units come to a power of two.
+  for (int units = 1; units <= 4 * device.num_sms; units *= 2) {
+    const DecodeForm form = FormOf(device, units, tiles, head_dim);
+    partials =
+        std::max(partials,
+                 form.num_clusters * DecodePartialsOfCluster({head_dim, tiles, form.cluster_size}));
   }
   return CounterBytes(device) + partials * sizeof(float4);
 }
@@ -166,14 +195,16 @@ void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& 
   variant.programmatic_launch = params.programmatic_launch;
   const int row_blocks = (rows + variant.tiles * 8 - 1) / (variant.tiles * 8);
   const int units = args.batch * args.num_kv_heads * row_blocks;
-  variant.cluster_size = ClusterSize(units, variant.tiles);
+  DecodeForm form = FormOf(device, units, variant.tiles, variant.head_dim);
+  variant.cluster_size = form.cluster_size;
+  variant.ctas_per_sm = form.ctas_per_sm;
+  variant.ring_bytes = form.ring_bytes;
   args.row_blocks = Divisor(row_blocks);
   args.units_a_sequence = Divisor(args.num_kv_heads * row_blocks);
-  args.num_clusters = NumClusters(device, variant.cluster_size, variant.tiles);
-  args.units_a_cluster = (units + args.num_clusters - 1) / args.num_clusters;
-  args.whole_slices = (units + args.units_a_cluster - 1) / args.units_a_cluster;
-  args.unit_cost = kUnitCost * variant.cluster_size;
-  args.cut_cost = variant.cluster_size == 1 ? kCutCost : kClusterCutCost;
+  args.num_clusters = form.num_clusters;
+  args.units_a_cluster = (units + form.num_clusters - 1) / form.num_clusters;
+  args.unit_cost = kUnitCost * form.cluster_size;
+  args.cut_cost = form.cluster_size == 1 ? kCutCost : kClusterCutCost;
   LaunchDecodeSm90(args, variant, stream.cuda_stream());
 }
 

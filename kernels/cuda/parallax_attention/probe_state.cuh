@@ -18,6 +18,46 @@ struct ProbePair {
   float4 outputs = {0.0f, 0.0f, 0.0f, 0.0f};
 };
 
+// Brings a row's kStates states over different keys to one maximum and centre, and adds them up.
+template <int kStates>
+class RowMerge {
+ public:
+  __device__ explicit RowMerge(const float4 (&states)[kStates]) {
+    sum_.x = -INFINITY;
+    sum_.y = sum_.z = sum_.w = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kStates; ++i) {
+      // The same choice in whatever order the states come.
+      if (states[i].x > sum_.x || (states[i].x == sum_.x && states[i].y > sum_.y)) {
+        sum_.x = states[i].x;
+        sum_.y = states[i].y;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kStates; ++i) {
+      factors_[i] = states[i].x == -INFINITY ? 0.0f : Exp2(states[i].x - sum_.x);
+      shifts_[i] = states[i].y - sum_.y;
+      sum_.z += factors_[i] * states[i].z;
+      sum_.w += factors_[i] * (states[i].w + shifts_[i] * states[i].z);
+    }
+  }
+
+  __device__ float4 scalars() const { return sum_; }
+
+  // Adds state i's outputs.
+  __device__ void Add(float4& sum, int i, float4 outputs) const {
+    sum.x += factors_[i] * outputs.x;
+    sum.y += factors_[i] * outputs.y;
+    sum.z += factors_[i] * (outputs.z + shifts_[i] * outputs.x);
+    sum.w += factors_[i] * (outputs.w + shifts_[i] * outputs.y);
+  }
+
+ private:
+  float4 sum_;
+  float factors_[kStates];
+  float shifts_[kStates];
+};
+
 // Folds in a state whose factor exp2(its max - the merged max) is already known.
 __device__ inline void Accumulate(ProbePair& sum, float4 scalars, float4 outputs) {
   const float factor = scalars.x == -INFINITY ? 0.0f : Exp2(scalars.x - sum.scalars.x);
@@ -71,7 +111,8 @@ __device__ void MergeStates(int count, Scalars scalars, Outputs outputs,
 
 // out of the pair's two dims.
 __device__ inline float2 Finish(const ProbePair& pair) {
-  const float inverse = pair.scalars.z > 0.0f ? 1.0f / pair.scalars.z : 0.0f;
+  // d1 is 1 or more, as the top key's weight is; or 0, of a row that saw no key.
+  const float inverse = pair.scalars.z > 0.0f ? __fdividef(1.0f, pair.scalars.z) : 0.0f;
   const float lift = 1.0f + pair.scalars.w * inverse;
   return make_float2((pair.outputs.x * lift - pair.outputs.z) * inverse,
                      (pair.outputs.y * lift - pair.outputs.w) * inverse);

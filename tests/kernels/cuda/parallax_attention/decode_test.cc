@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/cuda/head_norm_rope.h"
 #include "tests/kernels/cuda/parallax_attention/decode_harness.h"
+#include "tests/kernels/cuda/parallax_attention/hold_stream.h"
 
 namespace parallax::kernels::cuda {
 namespace {
@@ -161,6 +163,103 @@ TEST(DecodeTest, SameBitsEveryTime) {
     const DeviceProperties device = ReadDeviceProperties(0);
     for (int i = 0; i < 10; ++i) ParallaxDecode(params, device, Stream(0, nullptr));
     EXPECT_EQ(first, batch.ReadOut());
+  }
+}
+
+// Memory that is poison until HeadNormRopeAndKvWrite has run: queries, probes and the last key and
+// value of every sequence, alone on its page. Norm and rotation leave values as they are.
+class NewTokens {
+ public:
+  NewTokens(const std::vector<AttentionProblem>& problems, const ParallaxDecodeParams& decode)
+      : table_(OneRotation(problems.front().head_dim)),
+        positions_(std::vector<int>(problems.size(), 0)),
+        slots_(Slots(problems, decode)),
+        qrkv_(Rows(problems)) {
+    const Device device{DeviceType::kCuda, 0};
+    const auto tokens = static_cast<int64_t>(problems.size());
+    const auto width = static_cast<int64_t>(qrkv_.size()) / tokens;
+    const auto poisoned = [](const ConstTensorView& rows) {
+      void* const data = const_cast<void*>(rows.data);
+      Require(cudaMemset(data, 0xff, rows.shape[0] * rows.strides[0] * sizeof(__nv_bfloat16)));
+      TensorView tensor(data, rows.dtype, {rows.shape[0], rows.shape[1], rows.shape[2]},
+                        rows.device);
+      tensor.strides = rows.strides;
+      return tensor;
+    };
+    params_.qrkv = ConstTensorView(qrkv_.data(), DType::kBFloat16, {tokens, width}, device);
+    params_.q = poisoned(decode.q);
+    params_.r = poisoned(decode.r);
+    params_.table =
+        ConstTensorView(table_.data(), DType::kFloat32, {1, problems.front().head_dim}, device);
+    params_.positions = positions_.span();
+    params_.slot_mapping = slots_.span();
+    params_.cache = decode.cache;
+  }
+
+  void Write() const { HeadNormRopeAndKvWrite(params_, Stream(0, nullptr)); }
+
+ private:
+  static std::vector<float> OneRotation(int head_dim) {
+    std::vector<float> cos_then_sin(head_dim, 0.0f);
+    std::fill_n(cos_then_sin.begin(), head_dim / 2, 1.0f);
+    return cos_then_sin;
+  }
+
+  static std::vector<int64_t> Slots(const std::vector<AttentionProblem>& problems,
+                                    const ParallaxDecodeParams& decode) {
+    std::vector<int64_t> slots;
+    for (size_t i = 0; i < problems.size(); ++i) {
+      const int last = problems[i].context - 1;
+      int page;
+      Require(cudaMemcpy(&page, decode.block_tables + i * decode.max_blocks + last / kPageSize,
+                         sizeof(page), cudaMemcpyDeviceToHost));
+      slots.push_back(int64_t{page} * kPageSize + last % kPageSize);
+      Require(cudaMemset(decode.cache.data + page * decode.cache.page_elements(), 0xff,
+                         decode.cache.page_elements() * sizeof(__nv_bfloat16)));
+    }
+    return slots;
+  }
+
+  static std::vector<__nv_bfloat16> Rows(const std::vector<AttentionProblem>& problems) {
+    std::vector<__nv_bfloat16> rows;
+    for (const AttentionProblem& problem : problems) {
+      const auto key_size = problem.kv_heads * problem.head_dim;
+      for (const float x : problem.q) rows.push_back(__float2bfloat16(x));
+      for (const float x : problem.r) rows.push_back(__float2bfloat16(x));
+      for (auto x = problem.k.end() - key_size; x != problem.k.end(); ++x) {
+        rows.push_back(__float2bfloat16(*x));
+      }
+      for (auto x = problem.v.end() - key_size; x != problem.v.end(); ++x) {
+        rows.push_back(__float2bfloat16(*x));
+      }
+    }
+    return rows;
+  }
+
+  DeviceArray<float> table_;
+  DeviceArray<int> positions_;
+  DeviceArray<int64_t> slots_;
+  DeviceArray<__nv_bfloat16> qrkv_;
+  HeadNormRopeParams params_;
+};
+
+// The kernel before it is itself held up, while decode has long begun to read.
+TEST(DecodeTest, WaitsForWhatTheKernelBeforeItWrites) {
+  std::mt19937 rng(7);
+  for (const int sequences : {1, 40, 1, 40}) {  // again, with all kernels loaded
+    const auto problems = Problems({}, std::vector<int>(sequences, 3 * kPageSize + 1), {}, rng);
+    DecodeBatch batch(problems, rng);
+    const NewTokens tokens(problems, batch.params());
+    ParallaxDecodeParams params = batch.params();
+    params.programmatic_launch = true;
+    HoldStream(/*nanoseconds=*/1'000'000, nullptr);
+    tokens.Write();
+    ParallaxDecode(params, ReadDeviceProperties(0), Stream(0, nullptr));
+    const auto outs = batch.ReadOut();
+    for (int i = 0; i < sequences; ++i) {
+      EXPECT_LT(RelativeError(outs[i], reference::Attention(problems[i])), kTolerance)
+          << "sequence " << i << " of " << sequences;
+    }
   }
 }
 
