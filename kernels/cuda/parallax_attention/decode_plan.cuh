@@ -9,7 +9,8 @@
 // pages could be read, so a unit counts for unit_cost pages more than it has, at its front.
 //
 // Cutting a unit costs a merge through global memory. So where whole units give slices that
-// are hardly longer, a cluster takes whole units.
+// are hardly longer, clusters take whole units, in turns: units that are read at one time are
+// neighbours in memory.
 #ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_PLAN_CUH_
 #define PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_PLAN_CUH_
 
