@@ -40,19 +40,7 @@ class Collective {
   // op over all threads' values, known to all. op is associative and commutative.
   template <typename Op>
   __device__ uint64_t AllReduce(uint64_t value, Op op) {
-    value = op(value, Shuffle<16>(value));
-    value = op(value, Shuffle<8>(value));
-    value = op(value, Shuffle<4>(value));
-    value = op(value, Shuffle<2>(value));
-    value = op(value, Shuffle<1>(value));
-    if (threadIdx.x % 32 == 0) scratch_.warps[threadIdx.x / 32] = value;
-    __syncthreads();
-    value = scratch_.warps[threadIdx.x % kSampleWarps];
-    value = op(value, Shuffle<8>(value));
-    value = op(value, Shuffle<4>(value));
-    value = op(value, Shuffle<2>(value));
-    value = op(value, Shuffle<1>(value));
-    const uint64_t* const values = Exchange(value);
+    const uint64_t* const values = Exchange(BlockReduce(value, op));
     value = values[0];
     for (int r = 1; r < Group::kBlocks; ++r) value = op(value, values[r]);
     return value;
@@ -66,6 +54,13 @@ class Collective {
   }
   __device__ uint64_t Sum(uint64_t value) {
     return AllReduce(value, [](uint64_t a, uint64_t b) { return a + b; });
+  }
+
+  // Over this block's threads alone.
+  __device__ uint64_t BlockMax(uint64_t value) {
+    value = BlockReduce(value, [](uint64_t a, uint64_t b) { return a < b ? b : a; });
+    __syncthreads();
+    return value;
   }
 
   // The sum of the values of the threads before this one, in order of (rank, thread).
@@ -97,6 +92,24 @@ class Collective {
   __device__ const Group& group() const { return group_; }
 
  private:
+  // A barrier must follow.
+  template <typename Op>
+  __device__ uint64_t BlockReduce(uint64_t value, Op op) {
+    value = op(value, Shuffle<16>(value));
+    value = op(value, Shuffle<8>(value));
+    value = op(value, Shuffle<4>(value));
+    value = op(value, Shuffle<2>(value));
+    value = op(value, Shuffle<1>(value));
+    if (threadIdx.x % 32 == 0) scratch_.warps[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = scratch_.warps[threadIdx.x % kSampleWarps];
+    value = op(value, Shuffle<8>(value));
+    value = op(value, Shuffle<4>(value));
+    value = op(value, Shuffle<2>(value));
+    value = op(value, Shuffle<1>(value));
+    return value;
+  }
+
   template <int kMask>
   static __device__ uint64_t Shuffle(uint64_t value) {
     return __shfl_xor_sync(~0u, value, kMask);

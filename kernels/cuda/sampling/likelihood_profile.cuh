@@ -7,7 +7,7 @@
 //
 // The histogram tells in which few bins min_p, top_k, top_p and the draw can end. The second pass
 // gathers the elements of those bins; sorted, they settle each in turn. A row for which they are
-// too many (nearly equal logits) is left to Ranking.
+// too many (nearly equal logits) is left to Ranking. So is one of which a bin's sum overflows.
 #ifndef PARALLAX_KERNELS_CUDA_SAMPLING_LIKELIHOOD_PROFILE_CUH_
 #define PARALLAX_KERNELS_CUDA_SAMPLING_LIKELIHOOD_PROFILE_CUH_
 
@@ -20,6 +20,8 @@
 
 #include "kernels/cuda/sampling/block_group.cuh"
 #include "kernels/cuda/sampling/row_part.cuh"
+#include "kernels/cuda/sampling/shared_atomics.cuh"
+#include "kernels/cuda/sampling/survey.cuh"
 
 namespace parallax::kernels::cuda {
 
@@ -30,48 +32,75 @@ inline constexpr int kGatherSize = 4096;
 // below it. What is exp(-26) of the most likely is never drawn.
 inline constexpr float kHeadroom = 24.0f;
 inline constexpr float kDepth = 26.0f;
-inline constexpr float kBinWidth = (kHeadroom + kDepth) / kProfileBins;
-inline constexpr int kWeightBits = 21;
+inline constexpr float kBinWidth = (kHeadroom + kDepth) / kNoMassBin;
+// A bin's 32 bits hold 4096 elements of a block.
+inline constexpr int kWeightBits = 20;
 
+// A logit's place is that of its bin: 0 at the top, 1 in kNoMassBin.
 struct ProfileBins {
-  float top;        // the centre of bin 0
-  float per_logit;  // bins
+  float top_place;  // of logit 0; any error of it moves all bins alike
+  float per_logit;
 
   __device__ static ProfileBins For(float top, float temperature) {
-    return {top, 1.0f / (kBinWidth * temperature)};
+    const float per_logit = 1.0f / ((kHeadroom + kDepth) * temperature);
+    return {top * per_logit, per_logit};
   }
 
-  struct Place {
+  __device__ __forceinline__ float PlaceOf(float logit) const {
+    float place;
+    asm("fma.rn.sat.f32 %0, %1, %2, %3;"
+        : "=f"(place)
+        : "f"(logit), "f"(-per_logit), "f"(top_place));
+    return place;
+  }
+  struct Position {
     int bin;
     float offset;  // from the bin's centre, in bins
   };
   // Adding 1.5 * 2^23 rounds to an integer that lies in the low bits.
-  __device__ Place PlaceOf(float logit) const {
+  __device__ __forceinline__ static Position PositionOf(float place) {
     constexpr float kRounder = 12582912.0f;
-    const float place =
-        fmaxf(fminf(__fmul_rn(__fsub_rn(top, logit), per_logit), float(kNoMassBin)), 0.0f);
-    const float rounded = __fadd_rn(place, kRounder);
+    constexpr float kBinsAPlace = kNoMassBin;
+    const float rounded = __fmaf_rn(place, kBinsAPlace, kRounder);
     return {__float_as_int(rounded) - 0x4B400000,  // kRounder's bits
-            __fsub_rn(place, __fsub_rn(rounded, kRounder))};
+            __fmaf_rn(place, kBinsAPlace, -__fsub_rn(rounded, kRounder))};
   }
-  __device__ int Bin(float logit) const { return PlaceOf(logit).bin; }
+  __device__ int Bin(float logit) const { return PositionOf(PlaceOf(logit)).bin; }
+  // The logit `bins` below the top, about.
+  __device__ float LogitAt(float bins) const { return (top_place - bins / kNoMassBin) / per_logit; }
 
-  // exp(-offset * width) in units of 2^-21, by its series: |offset * width| <= 0.0031.
-  __device__ static uint32_t Weight(float offset) {
+  // exp(-offset * width) in units of 2^-20, by its series: |offset * width| <= 0.0031. Numbers
+  // above 2^23 are rounded to integers.
+  __device__ __forceinline__ static uint32_t Weight(float offset) {
     constexpr float kUnits = 1 << kWeightBits;
     constexpr float kRounder = 8388608.0f;
-    const float x = -kBinWidth * offset;
-    const float weight = fmaf(x, fmaf(x, 0.5f * kUnits, kUnits), kUnits);
-    return __float_as_uint(__fadd_rn(weight, kRounder)) - 0x4B000000;  // kRounder's bits
+    constexpr float kLinear = -kBinWidth * kUnits;
+    constexpr float kSquare = 0.5f * kBinWidth * kBinWidth * kUnits;
+    const float weight = __fmaf_rn(offset, __fmaf_rn(offset, kSquare, kLinear), kUnits + kRounder);
+    return __float_as_uint(weight) - 0x4B000000;  // kRounder's bits
+  }
+};
+
+// Consecutive bins; none if last < first.
+struct BinRange {
+  int first = 0;
+  int last = -1;
+  __device__ bool Has(int bin) const { return bin >= first && bin <= last; }
+};
+
+struct BinRanges {
+  BinRange range[3];
+  __device__ bool Has(int bin) const {
+    return range[0].Has(bin) || range[1].Has(bin) || range[2].Has(bin);
   }
 };
 
 struct ProfileShared {
   union {
     struct {
-      uint32_t low[kProfileBins];    // weights modulo 2^32 ...
-      uint32_t carry[kProfileBins];  // ... and how often they wrapped
-    } weights;
+      uint32_t weight[kProfileBins];
+      TileSums sums;
+    };
     uint64_t mass_through[kProfileBins];  // of a bin and all before it
   };
   union {
@@ -79,38 +108,122 @@ struct ProfileShared {
     uint32_t count_through[kProfileBins];  // then of it and all before it
     uint64_t keys[kGatherSize];
   };
+  uint32_t nowhere[32];  // takes what has no bin
+  ProfileBins bins;      // of the second pass
+  BinRanges ranges;
   int num_keys;
   int token;
 };
 
-// The most likely element of a row's part below the limit, and the largest logit of all.
-struct Peak {
-  float raw_max = -INFINITY;  // +inf for NaN
-  float max = -INFINITY;
-  int id = INT_MAX;  // the lowest with `max`
+// The first pass, as a thread sees it.
+struct ThreadCount {
+  float max;       // NaN if a logit is
+  uint64_t added;  // to all weights: what wraps shows
+};
 
-  __device__ void See(float logit, int i) {
-    if (logit <= max) return;
-    max = isnan(logit) ? CUDART_INF_F : logit;
-    id = i;
-  }
-  __device__ void SeeBeyondLimit(float logit) {
-    raw_max = fmaxf(raw_max, isnan(logit) ? CUDART_INF_F : logit);
-  }
+// The weights, and counts if top_k needs them, are zero before.
+template <bool kWithCounts, bool kScores>
+__device__ __noinline__ ThreadCount CountMasses(RowPart part, ProfileBins bins, MassScale scored,
+                                                ProfileShared* shared) {
+  const uint32_t weight_at = SharedAddress(shared->weight);
+  const uint32_t count_at = SharedAddress(shared->count);
+  const uint32_t nowhere = SharedAddress(&shared->nowhere[threadIdx.x % 32]);
+  ThreadCount thread = {-CUDART_INF_F, 0};
+  float scored_sum = 0.0f;
+  part.Stream(
+      [&](const float4& four, int) {
+        const float logits[4] = {four.x, four.y, four.z, four.w};
+        uint32_t added = 0;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const float place = bins.PlaceOf(logits[j]);
+          const ProfileBins::Position at = ProfileBins::PositionOf(place);
+          // A predicated atomic would be compiled to a branch.
+          const bool counts = place < 1.0f;
+          const uint32_t weight = counts ? ProfileBins::Weight(at.offset) : 0;
+          added += weight;
+          SharedAdd(counts ? weight_at + 4 * at.bin : nowhere, weight);
+          if (kWithCounts) SharedAdd(counts ? count_at + 4 * at.bin : nowhere, 1);
+        }
+        thread.added += added;
+        thread.max =
+            MaxOrNan(thread.max, MaxOrNan(MaxOrNan(four.x, four.y), MaxOrNan(four.z, four.w)));
+        if (kScores) {
+          scored_sum += (scored.Mass(four.x) + scored.Mass(four.y)) +
+                        (scored.Mass(four.z) + scored.Mass(four.w));
+        }
+      },
+      [&](int tile) {
+        if (!kScores) return;
+        StoreWarpSum(scored_sum, &shared->sums.scored[tile]);
+        scored_sum = 0.0f;
+      });
+  return thread;
+}
 
-  // Of all threads.
-  template <typename Group>
-  __device__ Peak Reduce(Collective<Group>& collective) const {
-    // ~LikelihoodKey orders by likelihood.
-    const uint64_t best = ~collective.Max(~LikelihoodKey(max, id));
-    Peak all;
-    all.max = LogitOfKey(best);
-    all.id = IdOfKey(best);
-    all.raw_max = FloatOfOrderedBits(
-        static_cast<uint32_t>(collective.Max(OrderedBits(fmaxf(raw_max, all.max)))));
-    return all;
+// The second pass: appends what it is told to the first block's keys; there may be more than
+// there is room for.
+template <typename Group>
+__device__ __forceinline__ void PushKey(Group group, ProfileShared* shared, float logit, int id) {
+  int slot;
+  if constexpr (Group::kBlocks == 1) {
+    slot = SharedFetchAdd(SharedAddress(&shared->num_keys), 1);
+  } else {
+    slot = atomicAdd(group.Remote(&shared->num_keys, 0), 1);
+  }
+  if (slot < kGatherSize) group.Remote(shared->keys, 0)[slot] = LikelihoodKey(logit, id);
+}
+
+// Logits within `half` of the centre; none if it is negative.
+struct LogitSpan {
+  float centre = 0.0f;
+  float half = -1.0f;
+
+  // Has every logit of the bins, and maybe some more.
+  __device__ static LogitSpan Of(const ProfileBins& bins, const BinRange& range) {
+    if (range.first > range.last) return {};
+    const float high = bins.LogitAt(range.first - 0.6f);
+    const float low = bins.LogitAt(range.last + 0.6f);
+    return {0.5f * (high + low), 0.5f * (high - low) + 1e-6f * (fabsf(high) + fabsf(low))};
+  }
+  __device__ __forceinline__ bool Has(const float4& four) const {
+    const float distance = fminf(fminf(fabsf(four.x - centre), fabsf(four.y - centre)),
+                                 fminf(fabsf(four.z - centre), fabsf(four.w - centre)));
+    return distance <= half;
   }
 };
+
+// All elements of shared->ranges.
+template <typename Group>
+__device__ __noinline__ void GatherRanges(Group group, RowPart part, ProfileShared* shared) {
+  // Most elements are passed over by a look at where about the bins are.
+  const LogitSpan near0 = LogitSpan::Of(shared->bins, shared->ranges.range[0]);
+  const LogitSpan near1 = LogitSpan::Of(shared->bins, shared->ranges.range[1]);
+  const LogitSpan near2 = LogitSpan::Of(shared->bins, shared->ranges.range[2]);
+  part.template Stream<true>([&](const float4& four, int id) {
+    if (!near0.Has(four) && !near1.Has(four) && !near2.Has(four)) return;
+    const float logits[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (shared->ranges.Has(shared->bins.Bin(logits[j]))) {
+        PushKey(group, shared, logits[j], id + j);
+      }
+    }
+  });
+}
+
+template <typename Group>
+__device__ __noinline__ void GatherFrom(Group group, RowPart part, float least,
+                                        ProfileShared* shared) {
+  part.template Stream<true>([&](const float4& four, int id) {
+    if (fmaxf(fmaxf(four.x, four.y), fmaxf(four.z, four.w)) < least) return;
+    const float logits[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (logits[j] >= least) PushKey(group, shared, logits[j], id + j);
+    }
+  });
+}
 
 // What min_p, top_k and top_p leave.
 struct LikelihoodFilters {
@@ -124,59 +237,63 @@ class LikelihoodProfile {
  public:
   static constexpr int kTooMany = -1;
 
-  __device__ LikelihoodProfile(Collective<Group>& collective, ProfileShared& shared,
-                               const RowPart& part, int vocab_size)
+  __device__ LikelihoodProfile(Collective<Group>& collective, ProfileShared& shared, int vocab_size)
       : group_(collective.group()),
         collective_(collective),
         shared_(shared),
-        part_(part),
         vocab_size_(vocab_size) {}
 
-  // A guess at the maximum of the row from some of its logits; -inf if they are all masked.
-  __device__ float SampleMax() {
-    const int fours = part_.size / 4;
-    float max = -INFINITY;
-    if (fours > 0) {
-      const int four = static_cast<int>(static_cast<int64_t>(fours) * threadIdx.x / kSampleThreads);
-      const float4 v = reinterpret_cast<const float4*>(part_.row + part_.begin)[four];
-      max = fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w));
-    }
-    max = fminf(max, FLT_MAX);
-    return FloatOfOrderedBits(static_cast<uint32_t>(collective_.Max(OrderedBits(max))));
+  static __device__ bool Holds(const ProfileBins& bins, float max) {
+    const float place = bins.PlaceOf(max);
+    return place > 0.0f && place < 1.0f;
   }
 
-  // The first pass.
-  __device__ Peak Count(const ProfileBins& bins, bool with_counts);
+  // The first pass. top_k needs counts, logprobs scores.
+  __device__ ThreadCount Count(const RowPart& part, const ProfileBins& bins, bool with_counts,
+                               const MassScale* scored) {
+    group_.Sync();  // another block may still read what is cleared
+    for (int i = threadIdx.x; i < kProfileBins; i += kSampleThreads) {
+      shared_.weight[i] = 0;
+      if (with_counts) shared_.count[i] = 0;
+    }
+    __syncthreads();
+    if (scored != nullptr) {
+      return with_counts ? CountMasses<true, true>(part, bins, *scored, &shared_)
+                         : CountMasses<false, true>(part, bins, *scored, &shared_);
+    }
+    return with_counts ? CountMasses<true, false>(part, bins, {}, &shared_)
+                       : CountMasses<false, false>(part, bins, {}, &shared_);
+  }
 
   // The element that `uniform` draws, in the first block; kTooMany in all. REQUIRES: Count() with
-  // `bins`, whose top is not below max.
-  __device__ int Draw(const ProfileBins& bins, const Peak& peak, const LikelihoodFilters& filters,
-                      double uniform);
+  // `bins`, which hold `peak`, the largest logit, and a barrier.
+  __device__ int Draw(const RowPart& part, const ProfileBins& bins, float peak, uint64_t added,
+                      const LikelihoodFilters& filters, double uniform);
+
+  // The elements with logits no less than `least`, in order, in the first block's list; how many,
+  // or kTooMany.
+  __device__ int ListFrom(const RowPart& part, float least) {
+    EmptyKeys();
+    GatherFrom(group_, part, least, &shared_);
+    return SortKeys();
+  }
+  __device__ uint64_t listed_key(int i) const { return shared_.keys[i]; }
 
  private:
   static constexpr int kWarpBins = kProfileBins / (kSampleWarps * Group::kBlocks);
   static constexpr int kRows = kWarpBins / 32;  // of 32 bins a warp
-  struct Range {
-    int first = 0;
-    int last = -1;
-    __device__ bool Has(int bin) const { return bin >= first && bin <= last; }
-  };
   // An element of the sorted list, and the mass through it.
   struct Settled {
     int index;
     uint64_t through;
   };
 
-  __device__ void AddWeight(int bin, uint32_t weight) {
-    const uint32_t old = atomicAdd(&shared_.weights.low[bin], weight);
-    if (old + weight < old) atomicAdd(&shared_.weights.carry[bin], 1u);
-  }
-
   // Replaces bins by running sums: value(bin) is of this block's bins or all blocks', store(block,
   // bin, sum) puts it in place. Returns the total.
   template <typename Value, typename Store>
   __device__ uint64_t RunningSums(const Value& value, const Store& store);
-  __device__ uint64_t SumMasses(const ProfileBins& bins, const Peak& peak);
+  // The mass of all; 0 if a bin's sum overflowed.
+  __device__ uint64_t SumMasses(const ProfileBins& bins, float peak, uint64_t added);
   __device__ uint32_t SumCounts();
 
   // The first bin through which the sum reaches the target.
@@ -192,8 +309,14 @@ class LikelihoodProfile {
     return bin == 0 ? 0 : shared_.mass_through[bin - 1];
   }
 
-  __device__ void Gather(const ProfileBins& bins, const Range& a, const Range& b, const Range& c);
-  __device__ void SortKeys();
+  // The keys lie where the counts were.
+  __device__ void EmptyKeys() {
+    group_.Sync();
+    if (group_.rank() == 0 && threadIdx.x == 0) shared_.num_keys = 0;
+    group_.Sync();
+  }
+  // Known to all blocks; sorted in the first.
+  __device__ int SortKeys();
 
   // How many of the listed elements, from the first on, `is_before` holds for.
   template <typename IsBefore>
@@ -218,34 +341,15 @@ class LikelihoodProfile {
   __device__ Settled Settle(const ProfileBins& bins, uint64_t target) const;
   __device__ uint64_t MassThrough(const ProfileBins& bins, int bin, int index) const;
   __device__ uint32_t ListedWeight(const ProfileBins& bins, int index) const {
-    return ProfileBins::Weight(bins.PlaceOf(LogitOfKey(shared_.keys[index])).offset);
+    return ProfileBins::Weight(
+        ProfileBins::PositionOf(bins.PlaceOf(LogitOfKey(shared_.keys[index]))).offset);
   }
 
   Group group_;
   Collective<Group>& collective_;
   ProfileShared& shared_;
-  const RowPart& part_;
   const int vocab_size_;
 };
-
-template <typename Group>
-__device__ Peak LikelihoodProfile<Group>::Count(const ProfileBins& bins, bool with_counts) {
-  group_.Sync();  // another block may still read what is cleared
-  for (int i = threadIdx.x; i < kProfileBins; i += kSampleThreads) {
-    shared_.weights.low[i] = shared_.weights.carry[i] = shared_.count[i] = 0;
-  }
-  __syncthreads();
-  Peak peak;
-  part_.ForEach([&](float logit, int id) {
-    peak.See(logit, id);
-    const ProfileBins::Place place = bins.PlaceOf(logit);
-    if (place.bin == kNoMassBin) return;
-    AddWeight(place.bin, ProfileBins::Weight(place.offset));
-    if (with_counts) atomicAdd(&shared_.count[place.bin], 1u);
-  });
-  part_.ForEachBeyond([&](float logit) { peak.SeeBeyondLimit(logit); });
-  return peak.Reduce(collective_);  // a barrier of the group
-}
 
 template <typename Group>
 template <typename Value, typename Store>
@@ -277,18 +381,22 @@ __device__ uint64_t LikelihoodProfile<Group>::RunningSums(const Value& value, co
 
 // In units that leave a sum over the whole vocabulary below 2^63.
 template <typename Group>
-__device__ uint64_t LikelihoodProfile<Group>::SumMasses(const ProfileBins& bins, const Peak& peak) {
+__device__ uint64_t LikelihoodProfile<Group>::SumMasses(const ProfileBins& bins, float peak,
+                                                        uint64_t added) {
   constexpr float kLog2E = 1.44269504f;
-  const int first_bin = bins.Bin(peak.max);
+  const int first_bin = bins.Bin(peak);
   const int unit_bits = 62 - (kWeightBits + 1) - (32 - __clz(vocab_size_));
-  return RunningSums(
+  // Bins that wrapped in a block make this a negative multiple of 2^32, and those that would have
+  // in one block alone fewer than that: whether a row overflows depends on the row alone.
+  uint64_t excess = -added;
+  const uint64_t total = RunningSums(
       [&](int bin) {
         uint64_t sum = 0;
 #pragma unroll
         for (int r = 0; r < Group::kBlocks; ++r) {
-          sum += *group_.Remote(&shared_.weights.low[bin], r);
-          sum += static_cast<uint64_t>(*group_.Remote(&shared_.weights.carry[bin], r)) << 32;
+          sum += *group_.Remote(&shared_.weight[bin], r);
         }
+        excess += sum + (sum >> 32 != 0);
         const float scale =
             exp2f(static_cast<float>(unit_bits) - (bin - first_bin) * (kBinWidth * kLog2E));
         return __float2ull_rn(static_cast<float>(sum) * scale);
@@ -296,6 +404,7 @@ __device__ uint64_t LikelihoodProfile<Group>::SumMasses(const ProfileBins& bins,
       [&](int block, int bin, uint64_t sum) {
         *group_.Remote(&shared_.mass_through[bin], block) = sum;
       });
+  return collective_.Sum(excess) == 0 ? total : 0;
 }
 
 template <typename Group>
@@ -311,27 +420,13 @@ __device__ uint32_t LikelihoodProfile<Group>::SumCounts() {
       }));
 }
 
+// Bitonic.
 template <typename Group>
-__device__ void LikelihoodProfile<Group>::Gather(const ProfileBins& bins, const Range& a,
-                                                 const Range& b, const Range& c) {
-  // The keys lie where the counts were.
+__device__ int LikelihoodProfile<Group>::SortKeys() {
   group_.Sync();
-  if (group_.rank() == 0 && threadIdx.x == 0) shared_.num_keys = 0;
-  group_.Sync();
-  int* const num_keys = group_.Remote(&shared_.num_keys, 0);
-  uint64_t* const keys = group_.Remote(shared_.keys, 0);
-  part_.ForEach([&](float logit, int id) {
-    const int bin = bins.Bin(logit);
-    if (!a.Has(bin) && !b.Has(bin) && !c.Has(bin)) return;
-    const int slot = atomicAdd(num_keys, 1);
-    if (slot < kGatherSize) keys[slot] = LikelihoodKey(logit, id);
-  });
-  group_.Sync();
-}
-
-// Bitonic, by one block.
-template <typename Group>
-__device__ void LikelihoodProfile<Group>::SortKeys() {
+  const int count = *group_.Remote(&shared_.num_keys, 0);
+  if (count > kGatherSize) return kTooMany;
+  if (group_.rank() > 0) return count;
   const int size = 1 << (32 - __clz(max(shared_.num_keys, 2) - 1));
   for (int i = shared_.num_keys + threadIdx.x; i < size; i += kSampleThreads) {
     shared_.keys[i] = ~uint64_t{0};
@@ -348,9 +443,17 @@ __device__ void LikelihoodProfile<Group>::SortKeys() {
           shared_.keys[i + distance] = low;
         }
       }
-      __syncthreads();
+      // Up to a distance of 32 a warp's pairs lie among keys of its own.
+      const int next = distance > 1 ? distance / 2 : run;
+      if (distance > 32 || next > 32) {
+        __syncthreads();
+      } else {
+        __syncwarp();
+      }
     }
   }
+  __syncthreads();
+  return count;
 }
 
 // The first element through which the mass reaches the target. Its bin is listed as a whole.
@@ -412,11 +515,13 @@ __device__ uint64_t LikelihoodProfile<Group>::MassThrough(const ProfileBins& bin
 }
 
 template <typename Group>
-__device__ int LikelihoodProfile<Group>::Draw(const ProfileBins& bins, const Peak& peak,
+__device__ int LikelihoodProfile<Group>::Draw(const RowPart& part, const ProfileBins& bins,
+                                              float peak, uint64_t added,
                                               const LikelihoodFilters& filters, double uniform) {
-  const uint64_t total = SumMasses(bins, peak);
+  const uint64_t total = SumMasses(bins, peak, added);
+  if (total == 0) return kTooMany;
   // By min_p and top_k: the bin where they cut, if they do.
-  Range cut;
+  BinRange cut;
   uint32_t ahead = 0;  // elements before the bin of the top_k-th
   int top_k_bin = kNoMassBin;
   if (filters.top_k > 0 && filters.top_k < SumCounts()) {
@@ -436,7 +541,7 @@ __device__ int LikelihoodProfile<Group>::Draw(const ProfileBins& bins, const Pea
     const auto target = static_cast<uint64_t>(ceil(filters.top_p * static_cast<double>(kept)));
     return max(uint64_t{1}, min(target, kept));
   };
-  Range nucleus;
+  BinRange nucleus;
   if (filters.top_p < 1.0f) {
     nucleus = {BinReaching(shared_.mass_through, nucleus_target(least)),
                BinReaching(shared_.mass_through, nucleus_target(most))};
@@ -447,13 +552,17 @@ __device__ int LikelihoodProfile<Group>::Draw(const ProfileBins& bins, const Pea
     const auto below = static_cast<uint64_t>(uniform * static_cast<double>(kept));
     return max(uint64_t{1}, min(below + 1, kept));
   };
-  const Range drawn = {BinReaching(shared_.mass_through, draw_target(least)),
-                       BinReaching(shared_.mass_through, draw_target(most))};
+  const BinRange drawn = {BinReaching(shared_.mass_through, draw_target(least)),
+                          BinReaching(shared_.mass_through, draw_target(most))};
 
-  Gather(bins, cut, nucleus, drawn);
-  if (*group_.Remote(&shared_.num_keys, 0) > kGatherSize) return kTooMany;
+  if (threadIdx.x == 0) {
+    shared_.bins = bins;
+    shared_.ranges = {cut, nucleus, drawn};
+  }
+  EmptyKeys();
+  GatherRanges(group_, part, &shared_);
+  if (SortKeys() == kTooMany) return kTooMany;
   if (group_.rank() > 0) return 0;
-  SortKeys();
   if (threadIdx.x < 32) {
     uint64_t kept = total;
     int last = shared_.num_keys - 1;

@@ -1,10 +1,11 @@
-// The one primitive of sampling: of a row's elements in some order, the first through which the
-// running weight reaches a target. top_k is the element at which a count reaches k, top_p the
-// one at which the mass reaches p of the whole, the draw the one at which it exceeds u of it.
+// For rows that LikelihoodProfile gives up on: of a row's elements in order of likelihood, the
+// first through which the running weight reaches a target. top_k is the element at which a count
+// reaches k, top_p the one at which the mass reaches p of the whole, the draw the one at which it
+// exceeds u of it.
 //
-// A histogram of kBins bins, monotone in the order, finds the bin; its elements, if no more than
-// kListSize, are gathered in the first block and ranked by counting. Too many (nearly equal
-// logits) are split by their keys, 12 bits at a time, until they are few: at most six times.
+// A histogram of kBins bins finds the bin; its elements, if no more than kListSize, are gathered
+// in the first block and ranked by counting. Too many (nearly equal logits) are split by their
+// keys, 12 bits at a time, until they are few: at most six times.
 //
 // Weights are integers: sums are exact, so the atomics' order changes nothing.
 #ifndef PARALLAX_KERNELS_CUDA_SAMPLING_RANKING_CUH_
@@ -14,6 +15,7 @@
 
 #include "kernels/cuda/sampling/block_group.cuh"
 #include "kernels/cuda/sampling/row_part.cuh"
+#include "kernels/cuda/sampling/shared_atomics.cuh"
 
 namespace parallax::kernels::cuda {
 
@@ -27,21 +29,8 @@ struct ByLikelihood {
   float max;
   float scale;  // bins per unit of logit
 
-  __device__ int Bin(float logit, int) const {
+  __device__ int Bin(float logit) const {
     return static_cast<int>(fminf((max - logit) * scale, kBins - 1.0f));
-  }
-  __device__ static uint64_t Key(float logit, int id) { return LikelihoodKey(logit, id); }
-  __device__ RowPart Where(const RowPart& part, int) const { return part; }
-};
-
-struct ById {
-  int shift;
-
-  __device__ int Bin(float, int id) const { return id >> shift; }
-  __device__ static uint64_t Key(float, int id) { return id; }
-  // Where a bin's elements are.
-  __device__ RowPart Where(const RowPart& part, int bin) const {
-    return shift < 2 ? part : part.Within(bin << shift, (bin + 1) << shift);
   }
 };
 
@@ -49,7 +38,7 @@ struct CountWeight {
   __device__ uint32_t operator()(float) const { return 1; }
 };
 
-// exp((logit - max) / temperature) in units of 2^-29: four of them fit 32 bits.
+// exp((logit - max) / temperature) in units of 2^-29.
 struct MassWeight {
   static constexpr float kUnitBits = 29.0f;
   // Where less than half a unit is left: ln(2^30) below the maximum, times the temperature.
@@ -118,11 +107,10 @@ class Ranker {
   // total.
   __device__ Crossing Locate(const Histogram& histogram, uint64_t target);
 
-  // Copies the bin's elements, all in `part`, into the first block's list; how many there are,
-  // which may be more than the list holds. REQUIRES: the list is empty.
-  template <typename BinOf, typename Weight, typename KeyOf>
-  __device__ int Gather(const RowPart& part, const BinOf& bin_of, int bin, const Weight& weight,
-                        const KeyOf& key_of);
+  // Copies the bin's elements into the first block's list; how many there are, which may be more
+  // than the list holds. REQUIRES: the list is empty.
+  template <typename BinOf, typename Weight>
+  __device__ int Gather(const BinOf& bin_of, int bin, const Weight& weight);
 
   __device__ void EmptyList() {
     if (IsLeader() && threadIdx.x == 0) shared_.list_size = 0;
@@ -135,16 +123,16 @@ class Ranker {
   __device__ RankedElement Pick(uint64_t before, uint64_t target);
 
  private:
-  __device__ void Add(int bin, uint32_t weight) {
-    if (bin == kNoBin || weight == 0) return;
-    const uint32_t old = atomicAdd(&shared_.bins.low[bin], weight);
-    if (old + weight < old) atomicAdd(&shared_.bins.carry[bin], 1u);
+  // `low` is the shared address of bins.low, which bins.carry follows.
+  static __device__ void Add(uint32_t low, int bin, uint32_t weight) {
+    const uint32_t old = SharedFetchAdd(low + 4 * bin, weight);
+    if (old + weight < old) SharedAdd(low + 4 * (kBins + bin), 1u);
   }
 
   Group group_;
   Collective<Group>& collective_;
   RankingShared& shared_;
-  const RowPart& part_;
+  const RowPart part_;
 };
 
 template <typename Group>
@@ -153,21 +141,10 @@ __device__ auto Ranker<Group>::Count(const BinOf& bin_of, const Weight& weight) 
   for (int i = threadIdx.x; i < kBins; i += kSampleThreads)
     shared_.bins.low[i] = shared_.bins.carry[i] = 0;
   __syncthreads();
-  part_.ForEachFour([&](const float(&logits)[4], int id) {
-    // Neighbours often share a bin when the order is that of the ids.
-    int bin = kNoBin;
-    uint32_t sum = 0;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int next = bin_of(logits[j], id + j);
-      if (next != bin) {
-        Add(bin, sum);
-        bin = next;
-        sum = 0;
-      }
-      if (next != kNoBin) sum += weight(logits[j]);
-    }
-    Add(bin, sum);
+  const uint32_t low = SharedAddress(shared_.bins.low);
+  part_.ForEach([&](float logit, int id) {
+    const int bin = bin_of(logit, id);
+    if (bin != kNoBin) Add(low, bin, weight(logit));
   });
   group_.Sync();
   Histogram histogram;
@@ -208,17 +185,16 @@ __device__ Crossing Ranker<Group>::Locate(const Histogram& histogram, uint64_t t
 }
 
 template <typename Group>
-template <typename BinOf, typename Weight, typename KeyOf>
-__device__ int Ranker<Group>::Gather(const RowPart& part, const BinOf& bin_of, int bin,
-                                     const Weight& weight, const KeyOf& key_of) {
+template <typename BinOf, typename Weight>
+__device__ int Ranker<Group>::Gather(const BinOf& bin_of, int bin, const Weight& weight) {
   int* const size = group_.Remote(&shared_.list_size, 0);
   uint64_t* const keys = group_.Remote(shared_.list.keys, 0);
   uint32_t* const weights = group_.Remote(shared_.list.weights, 0);
-  part.ForEach([&](float logit, int id) {
+  part_.ForEach([&](float logit, int id) {
     if (bin_of(logit, id) != bin) return;
     const int slot = atomicAdd(size, 1);
     if (slot >= kListSize) return;
-    keys[slot] = key_of(logit, id);
+    keys[slot] = LikelihoodKey(logit, id);
     weights[slot] = weight(logit);
   });
   group_.Sync();
@@ -244,11 +220,11 @@ __device__ RankedElement Ranker<Group>::Pick(uint64_t before, uint64_t target) {
   return shared_.found;
 }
 
-// The elements that `cut` keeps, in an Order, each with a Weight.
-template <typename Group, typename Order, typename Weight>
+// The elements that `cut` keeps, in order of likelihood, each with a Weight.
+template <typename Group, typename Weight>
 class Ranking {
  public:
-  __device__ Ranking(Ranker<Group>& ranker, Order order, Weight weight, Cut cut)
+  __device__ Ranking(Ranker<Group>& ranker, ByLikelihood order, Weight weight, Cut cut)
       : ranker_(ranker), order_(order), weight_(weight), cut_(cut) {
     histogram_ = ranker_.Count(BinOf(), weight_);
   }
@@ -258,8 +234,7 @@ class Ranking {
   // REQUIRES: 1 <= target <= total().
   __device__ RankedElement Find(uint64_t target) {
     const Crossing crossing = ranker_.Locate(histogram_, target);
-    const RowPart where = order_.Where(ranker_.part(), crossing.bin);
-    if (ranker_.Gather(where, BinOf(), crossing.bin, weight_, Order::Key) <= kListSize) {
+    if (ranker_.Gather(BinOf(), crossing.bin, weight_) <= kListSize) {
       return ranker_.Pick(crossing.before, target);
     }
     return FindAmongMany(crossing, target);
@@ -268,7 +243,7 @@ class Ranking {
  private:
   __device__ auto BinOf() const {
     return [order = order_, cut = cut_](float logit, int id) {
-      return cut.Keeps(logit, id) ? order.Bin(logit, id) : kNoBin;
+      return cut.Keeps(logit, id) ? order.Bin(logit) : kNoBin;
     };
   }
 
@@ -279,8 +254,8 @@ class Ranking {
     const auto bin_of = BinOf();
     ranker_.part().ForEach([&](float logit, int id) {
       if (bin_of(logit, id) != crossing.bin) return;
-      first = min(first, Order::Key(logit, id));
-      last = max(last, Order::Key(logit, id));
+      first = min(first, LikelihoodKey(logit, id));
+      last = max(last, LikelihoodKey(logit, id));
     });
     first = ranker_.collective().Min(first);
     last = ranker_.collective().Max(last);
@@ -288,12 +263,12 @@ class Ranking {
     for (;;) {
       const int shift = max(0, 64 - kBinBits - __clzll(last - first));
       const auto split = [=](float logit, int id) {
-        const uint64_t key = Order::Key(logit, id);
+        const uint64_t key = LikelihoodKey(logit, id);
         return key < first || key > last ? kNoBin : static_cast<int>((key - first) >> shift);
       };
       const Crossing narrower = ranker_.Locate(ranker_.Count(split, weight_), target - before);
       before += narrower.before;
-      if (ranker_.Gather(ranker_.part(), split, narrower.bin, weight_, Order::Key) <= kListSize) {
+      if (ranker_.Gather(split, narrower.bin, weight_) <= kListSize) {
         return ranker_.Pick(before, target);
       }
       first += static_cast<uint64_t>(narrower.bin) << shift;
@@ -302,7 +277,7 @@ class Ranking {
   }
 
   Ranker<Group>& ranker_;
-  const Order order_;
+  const ByLikelihood order_;
   const Weight weight_;
   const Cut cut_;
   typename Ranker<Group>::Histogram histogram_;

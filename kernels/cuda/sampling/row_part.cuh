@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/sampling/block_group.cuh"
+#include "kernels/cuda/sampling/sample_args.h"
 
 namespace parallax::kernels::cuda {
 
@@ -17,9 +18,15 @@ __device__ inline uint32_t OrderedBits(float value) {
   const uint32_t bits = __float_as_uint(value + 0.0f);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
-
 __device__ inline float FloatOfOrderedBits(uint32_t ordered) {
   return __uint_as_float(ordered & 0x80000000u ? ordered & 0x7fffffffu : ~ordered);
+}
+
+// NaN if either is.
+__device__ __forceinline__ float MaxOrNan(float a, float b) {
+  float max;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(max) : "f"(a), "f"(b));
+  return max;
 }
 
 // Smaller keys are more likely; of equal logits the lower id is.
@@ -39,62 +46,102 @@ struct Cut {
   __device__ bool Keeps(float l, int i) const { return l > logit || (l == logit && i <= id); }
 };
 
-// Elements begin .. begin + size - 1 of a row, and `beyond` more that follow them but are outside
-// the tokenizer. `begin` is a multiple of 4.
+// Past the L1, in which nothing is met again. Volatile: a row of the workspace is written between
+// passes. `four` is left as it is unless wanted.
+__device__ __forceinline__ void LoadOnceIf(bool is_wanted, const float* from, float4& four) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.s32 p, %4, 0;\n"
+      "@p ld.global.L1::no_allocate.v4.f32 {%0, %1, %2, %3}, [%5];\n}"
+      : "+f"(four.x), "+f"(four.y), "+f"(four.z), "+f"(four.w)
+      : "r"(static_cast<int>(is_wanted)), "l"(from));
+}
+__device__ __forceinline__ float4 LoadOnce(const float* from) {
+  float4 four;
+  asm volatile("ld.global.L1::no_allocate.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(four.x), "=f"(four.y), "=f"(four.z), "=f"(four.w)
+               : "l"(from));
+  return four;
+}
+
+// Elements begin .. begin + size - 1 of a row. `begin` is a multiple of the tile: tiles are the
+// same however many blocks share the row.
 struct RowPart {
   const float* row;  // 16-byte aligned
   int begin;
   int size;
-  int beyond;
 
   __device__ bool Owns(int id) const { return id >= begin && id < begin + size; }
+  __device__ int tiles() const { return (size + kSampleTile - 1) / kSampleTile; }
 
-  // The elements of [from, to) among these. REQUIRES: `from` is a multiple of 4.
-  __device__ RowPart Within(int from, int to) const {
-    const int first = max(begin, from);
-    return {row, first, max(0, min(begin + size, to) - first), 0};
-  }
-
-  // visit(logits of four successive elements, id of the first), each by one thread of the block,
-  // the same one every time. What lies beyond the end is -inf.
-  template <typename Visit>
-  __device__ void ForEachFour(const Visit& visit) const {
-    constexpr int kUnroll = 4;  // loads in flight
-    constexpr int kStep = 4 * kSampleThreads;
+  // Four elements, -inf beyond the end. REQUIRES: i, a multiple of 4, is below `size`.
+  __device__ float4 Four(int i) const {
     const float* const from = row + begin;
-    const int whole = size & ~3;
-    const auto load = [&](int i) { return *reinterpret_cast<const float4*>(from + i); };
-    const auto show = [&](const float4& four, int i) {
-      const float values[4] = {four.x, four.y, four.z, four.w};
-      visit(values, begin + i);
-    };
-    int i = 4 * threadIdx.x;
-    for (; i + (kUnroll - 1) * kStep < whole; i += kUnroll * kStep) {
-      float4 fours[kUnroll];
-#pragma unroll
-      for (int j = 0; j < kUnroll; ++j) fours[j] = load(i + j * kStep);
-#pragma unroll
-      for (int j = 0; j < kUnroll; ++j) show(fours[j], i + j * kStep);
-    }
-    for (; i < whole; i += kStep) show(load(i), i);
-    if (i == whole && whole < size) {
-      const auto value = [&](int j) { return j < size ? from[j] : -CUDART_INF_F; };
-      show(make_float4(value(i), value(i + 1), value(i + 2), value(i + 3)), i);
-    }
+    if (i + 4 <= size) return LoadOnce(from + i);
+    const auto value = [&](int j) { return j < size ? from[j] : -CUDART_INF_F; };
+    return make_float4(value(i), value(i + 1), value(i + 2), value(i + 3));
   }
 
+  // visit(four successive elements, id of the first), each by one thread, and end_tile(tile) by
+  // each warp after each of its tiles, counted from the part's begin. What lies beyond the end is
+  // -inf.
+  //
+  // Two tiles are under way to each warp: a load that is consumed is replaced at once.
+  // kBackward: a second pass finds the end of a row in the L2.
+  template <bool kBackward = false, typename Visit, typename EndTile>
+  __device__ __forceinline__ void Stream(const Visit& visit, const EndTile& end_tile) const {
+    constexpr int kFours = kSampleTile / 128;
+    constexpr int kStride = (kBackward ? -1 : 1) * kSampleWarps * kSampleTile;
+    const int warp = threadIdx.x / 32;
+    const int whole_tiles = size / kSampleTile;
+    const int count = (whole_tiles - warp + kSampleWarps - 1) / kSampleWarps;  // this warp's
+    int at = (kBackward ? warp + kSampleWarps * (count - 1) : warp) * kSampleTile +
+             4 * (threadIdx.x % 32);
+    const float* from = row + begin + at;
+    float4 fours[2][kFours] = {};
+#pragma unroll
+    for (int j = 0; j < kFours; ++j) LoadOnceIf(count > 0, from + 128 * j, fours[0][j]);
+#pragma unroll
+    for (int j = 0; j < kFours; ++j) LoadOnceIf(count > 1, from + kStride + 128 * j, fours[1][j]);
+#pragma unroll 1
+    for (int left = count; left > 0; left -= 2) {
+#pragma unroll
+      for (int b = 0; b < 2; ++b) {
+        if (b == left) break;
+#pragma unroll
+        for (int j = 0; j < kFours; ++j) {
+          visit(fours[b][j], begin + at + 128 * j);
+          LoadOnceIf(left > b + 2, from + 2 * kStride + 128 * j, fours[b][j]);
+        }
+        end_tile(at / kSampleTile);
+        at += kStride;
+        from += kStride;
+      }
+    }
+    if (whole_tiles * kSampleTile < size && warp == whole_tiles % kSampleWarps) {
+#pragma unroll 1
+      for (int j = 0; j < kFours; ++j) {
+        const int at = whole_tiles * kSampleTile + 128 * j + 4 * (threadIdx.x % 32);
+        if (at < size) visit(Four(at), begin + at);
+      }
+      end_tile(whole_tiles);
+    }
+  }
+  template <bool kBackward = false, typename Visit>
+  __device__ __forceinline__ void Stream(const Visit& visit) const {
+    Stream<kBackward>(visit, [](int) {});
+  }
+
+  // visit(logit, id), without haste: for what is rare.
   template <typename Visit>
   __device__ void ForEach(const Visit& visit) const {
-    ForEachFour([&](const float(&values)[4], int id) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) visit(values[j], id + j);
-    });
-  }
-
-  template <typename Visit>
-  __device__ void ForEachBeyond(const Visit& visit) const {
-    const int end = begin + size + beyond;
-    for (int i = begin + size + threadIdx.x; i < end; i += kSampleThreads) visit(row[i]);
+#pragma unroll 1
+    for (int i = 4 * threadIdx.x; i < size; i += 4 * kSampleThreads) {
+      const float4 four = Four(i);
+      visit(four.x, begin + i);
+      visit(four.y, begin + i + 1);
+      visit(four.z, begin + i + 2);
+      visit(four.w, begin + i + 3);
+    }
   }
 };
 

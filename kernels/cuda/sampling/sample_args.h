@@ -10,12 +10,17 @@
 
 namespace parallax::kernels::cuda {
 
+// A warp reads this many successive elements of a row together.
+inline constexpr int kSampleTile = 512;
+inline constexpr int kMaxSampleVocab = 1 << 20;
+inline constexpr int kMaxSampleTiles = kMaxSampleVocab / kSampleTile;
+
 struct SampleArgs {
   const float* logits;  // [.., vocab], rows `stride` elements apart, 16-byte aligned
   int64_t stride;
   int vocab;
   int limit;  // ids below are sampled
-  int part;   // elements of a row that one block owns, a multiple of 4
+  int part;   // elements of a row below the limit that one block owns, a multiple of the tile
   const DeviceSamplingRow* rows;
   int num_rows;
   const LogitBias* logit_bias;
@@ -28,9 +33,8 @@ struct SampleArgs {
   int64_t workspace_stride;
 };
 
-// A cluster of kSampleClusterBlocks blocks samples a row: for few rows. Hopper.
-inline constexpr int kSampleClusterBlocks = 8;
-void LaunchSampleCluster(const SampleArgs& args, cudaStream_t stream);
+// A cluster of 2, 4 or 8 blocks samples a row: for few rows. Hopper.
+void LaunchSampleCluster(const SampleArgs& args, int blocks, cudaStream_t stream);
 
 // A block samples a row. Any GPU.
 void LaunchSampleBlock(const SampleArgs& args, cudaStream_t stream);

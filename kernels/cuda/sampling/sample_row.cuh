@@ -11,6 +11,7 @@
 #include "kernels/cuda/sampling/logit_transforms.cuh"
 #include "kernels/cuda/sampling/ranking.cuh"
 #include "kernels/cuda/sampling/sample_args.h"
+#include "kernels/cuda/sampling/survey.cuh"
 #include "kernels/philox.h"
 
 namespace parallax::kernels::cuda {
@@ -18,6 +19,7 @@ namespace parallax::kernels::cuda {
 template <typename Group>
 struct SampleShared {
   GroupScratch<Group> scratch;
+  TileCrossing crossing;
   union {
     RankingShared ranking;
     ProfileShared profile;
@@ -35,179 +37,199 @@ class RowSampler {
         own_copy_(args.workspace + row_index * args.workspace_stride),
         group_(group),
         collective_(group, shared.scratch),
-        part_(PartOf(args, row_, group.rank() * args.part)),
-        ranker_(collective_, shared.ranking, part_),
-        profile_(collective_, shared.profile, part_, args.vocab) {}
+        shared_(shared),
+        profile_(collective_, shared.profile, args.vocab) {
+    const int begin = group.rank() * args.part;
+    part_ = {Raw(), begin, max(0, min(begin + args.part, args.limit) - begin)};
+  }
 
   __device__ void Run() {
-    const bool is_scribe = ranker_.IsLeader() && threadIdx.x == 0;
-    if (is_scribe) {
+    if (IsScribe()) {
       result_.status = SampleStatus::kOk;
       result_.token = -1;
       result_.logprob = 0.0f;
       result_.top_count = 0;
     }
     if (row_.logits_index < 0) return;
-    const bool wants_logprobs = row_.num_top_logprobs >= 0;
-    double log_sum = 0.0;
-    if (wants_logprobs || HasTransforms(row_)) {
-      peak_ = FindPeak();
-      if (isinf(peak_.raw_max)) return Fail(SampleStatus::kNan);
-      if (wants_logprobs) log_sum = LogSumExp(peak_.raw_max);
-      if (row_.num_top_logprobs > 0) ListTopLogprobs(log_sum);
-    }
-    if (HasTransforms(row_)) TransformOwnCopy();
-    const int token = IsFiltered() ? DrawByLikelihood() : GreedyOrDrawById();
-    if (token < 0 || !ranker_.IsLeader()) return;
-    if (is_scribe) {
+    if (HasTransforms(row_) && !TransformOwnCopy()) return;
+    const int token = Choose();
+    if (token < 0) return;
+    if (IsScribe()) {
       result_.token = token;
-      if (wants_logprobs) result_.logprob = static_cast<float>(Raw()[token] - log_sum);
+      if (WantsLogprobs()) result_.logprob = static_cast<float>(Raw()[token] - log_sum_);
       if (row_.slot >= 0) args_.slot_tokens[row_.slot] = token;
     }
-    if (row_.counts_tokens != 0) CountToken(token);
+    if (row_.counts_tokens != 0 && group_.rank() == 0) CountToken(token);
+    if (row_.num_top_logprobs > 0) ListTopLogprobs();
   }
 
  private:
-  __device__ static RowPart PartOf(const SampleArgs& args, const DeviceSamplingRow& row,
-                                   int begin) {
-    const int end = min(begin + args.part, args.vocab);
-    const int size = max(0, min(end, args.limit) - begin);
-    return {args.logits + max(0, row.logits_index) * args.stride, begin, size,
-            max(0, end - begin - size)};
+  __device__ bool IsScribe() const { return group_.rank() == 0 && threadIdx.x == 0; }
+  __device__ const float* Raw() const {
+    return args_.logits + max(0, row_.logits_index) * args_.stride;
   }
+  __device__ bool IsRaw() const { return part_.row == Raw(); }
 
-  __device__ const float* Raw() const { return args_.logits + row_.logits_index * args_.stride; }
-
+  __device__ bool WantsLogprobs() const { return row_.num_top_logprobs >= 0; }
   __device__ bool IsGreedy() const { return row_.temperature < kGreedyTemperature; }
   __device__ bool IsFiltered() const {
     return !IsGreedy() && (row_.top_k > 0 || row_.top_p < 1.0f || row_.min_p > 0.0f);
   }
 
-  __device__ void Fail(SampleStatus status) {
-    if (ranker_.IsLeader() && threadIdx.x == 0) result_.status = status;
+  __device__ bool Fail(SampleStatus status) {
+    if (IsScribe()) result_.status = status;
+    return false;
   }
 
-  __device__ Peak FindPeak() {
-    Peak peak;
-    part_.ForEach([&](float logit, int id) { peak.See(logit, id); });
-    part_.ForEachBeyond([&](float logit) { peak.SeeBeyondLimit(logit); });
-    return peak.Reduce(collective_);
+  // A pass over the raw logits has seen `seen` in this thread, and summed `scored` masses if
+  // logprobs are wanted. Whether the logits are sound; the row has failed otherwise.
+  __device__ bool SettleRaw(const Peak& seen, const MassScale& scored) {
+    thread_max_ = seen.max;
+    peak_ = seen.Reduce(collective_);
+    raw_max_ = peak_.max;
+    if (args_.limit < args_.vocab) {
+      const float beyond = SumBeyond(scored);
+      raw_max_ = FloatOfOrderedBits(
+          static_cast<uint32_t>(collective_.Max(OrderedBits(fmaxf(raw_max_, beyond)))));
+    }
+    if (isinf(raw_max_)) return Fail(SampleStatus::kNan);
+    if (WantsLogprobs()) SumScored(scored);
+    return true;
   }
 
-  // Whether there is something to sample; the row has failed otherwise.
-  __device__ bool CheckPeak() {
-    if (peak_.raw_max == CUDART_INF_F || (!HasTransforms(row_) && isinf(peak_.raw_max))) {
-      Fail(SampleStatus::kNan);
+  // The first block's part in a pass: logits beyond the limit.
+  __device__ float SumBeyond(const MassScale& scored) {
+    if (group_.rank() > 0) return -CUDART_INF_F;
+    const float max = SurveyBeyond(Raw(), args_.limit, args_.vocab, scored, &shared_.profile.sums);
+    return isnan(max) ? CUDART_INF_F : max;
+  }
+
+  __device__ void SumScored(MassScale scored) {
+    if (!scored.Suits(raw_max_)) {
+      scored = MassScale::For(raw_max_, 1.0f);
+      Survey<false, true>(part_, {}, scored, &shared_.profile.sums, nullptr);
+      if (args_.limit < args_.vocab) SumBeyond(scored);
+      group_.Sync();
+    }
+    log_sum_ = LogSumExp(collective_, shared_.profile.sums, part_.tiles(),
+                         args_.limit < args_.vocab, scored, raw_max_);
+  }
+
+  // From here on part_ is of the transformed logits. Whether the raw ones are sound.
+  __device__ bool TransformOwnCopy() {
+    TileSums* const sums = &shared_.profile.sums;
+    MassScale scored = {};
+    Peak seen;
+    if (WantsLogprobs()) {
+      scored = MassScale::For(SampleMax(collective_, part_.row, args_.limit), 1.0f);
+      seen = Survey<false, true>(part_, {}, scored, sums, own_copy_);
+    } else {
+      seen = Survey<false, false>(part_, {}, {}, sums, own_copy_);
+    }
+    if (!SettleRaw(seen, scored)) return false;
+    part_.row = own_copy_;
+    TransformLogits(args_, row_, part_, own_copy_);
+    group_.Sync();
+    return true;
+  }
+
+  // A pass for the choice, as SettleRaw if it is the first. Whether there is something to sample.
+  __device__ bool Settle(const Peak& seen, const MassScale& scored) {
+    if (!IsRaw()) {
+      peak_ = seen.Reduce(collective_);
+    } else if (!SettleRaw(seen, scored)) {
       return false;
     }
-    if (peak_.max == -CUDART_INF_F) Fail(SampleStatus::kNoTokenLeft);
-    return peak_.max > -CUDART_INF_F;
-  }
-
-  // Summed as integers, so that the order does not matter. REQUIRES: `max` is finite.
-  __device__ double LogSumExp(float max) {
-    constexpr float kUnitBits = 44.0f;  // the sum over 2^19 tokens stays below 2^63
-    uint64_t sum = 0;
-    const auto add = [&](float logit) {
-      float mass;
-      asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(mass) : "f"((logit - max) * kLog2E + kUnitBits));
-      sum += __float2ull_rn(mass);
-    };
-    part_.ForEach([&](float logit, int) { add(logit); });
-    part_.ForEachBeyond(add);
-    sum = collective_.Sum(sum);
-    return max + log(static_cast<double>(sum) * 0x1p-44);
-  }
-
-  // From here on part_ is of the transformed logits.
-  __device__ void TransformOwnCopy() {
-    part_.ForEachFour([&](const float(&logits)[4], int id) {
-      *reinterpret_cast<float4*>(own_copy_ + id) =
-          make_float4(logits[0], logits[1], logits[2], logits[3]);
-    });
-    part_.row = own_copy_;
-    part_.beyond = 0;
-    TransformLogits(args_, row_, part_, own_copy_);
-  }
-
-  // The most likely by the raw logits, in order.
-  __device__ void ListTopLogprobs(double log_sum) {
-    const ByLikelihood order{peak_.raw_max, kBins / MassWeight::kRange};
-    Ranking<Group, ByLikelihood, CountWeight> ranking(ranker_, order, CountWeight(), Cut());
-    const int count = static_cast<int>(min(uint64_t(row_.num_top_logprobs), ranking.total()));
-    if (count == 0) return;
-    const uint64_t last = ranking.Find(count).key;
-    const Cut cut{LogitOfKey(last), IdOfKey(last)};
-    ranker_.EmptyList();
-    ranker_.Gather(
-        part_, [=](float logit, int id) { return cut.Keeps(logit, id) ? 0 : kNoBin; }, 0,
-        CountWeight(), ByLikelihood::Key);
-    if (ranker_.IsLeader() && threadIdx.x < count) {
-      const uint64_t key = ranker_.listed_key(threadIdx.x);
-      int rank = 0;
-      for (int i = 0; i < count; ++i) rank += ranker_.listed_key(i) < key;
-      result_.top[rank] = {IdOfKey(key), static_cast<float>(LogitOfKey(key) - log_sum)};
-      if (threadIdx.x == 0) result_.top_count = count;
-    }
-    group_.Sync();
-  }
-
-  // The token, or -1 after a failure.
-  __device__ int GreedyOrDrawById() {
-    const bool is_known = row_.num_top_logprobs >= 0 && !HasTransforms(row_);
-    if (!is_known) peak_ = FindPeak();
-    if (!CheckPeak()) return -1;
-    if (IsGreedy()) return peak_.id;
-    const int id_bits = 32 - __clz(args_.vocab - 1);
-    const ById order{id_bits > kBinBits ? id_bits - kBinBits : 0};
-    Ranking<Group, ById, MassWeight> ranking(ranker_, order, Mass(), Cut());
-    return DrawFrom(ranking, ranking.total());
+    if (peak_.max == CUDART_INF_F) return Fail(SampleStatus::kNan);
+    return peak_.max > -CUDART_INF_F || Fail(SampleStatus::kNoTokenLeft);
   }
 
   // The token, in the first block, or -1 after a failure.
-  __device__ int DrawByLikelihood() {
-    const float temperature = row_.temperature;
-    ProfileBins bins =
-        ProfileBins::For(profile_.SampleMax() + kHeadroom * temperature, temperature);
-    peak_ = profile_.Count(bins, row_.top_k > 0);
-    if (!CheckPeak()) return -1;
-    if (peak_.max > bins.top || bins.Bin(peak_.max) == kNoMassBin) {
-      bins = ProfileBins::For(peak_.max, temperature);
-      profile_.Count(bins, row_.top_k > 0);
+  __device__ int Choose() {
+    const bool scores = WantsLogprobs() && IsRaw();
+    const float reference =
+        IsGreedy() && !scores ? 0.0f : SampleMax(collective_, part_.row, args_.limit);
+    const MassScale scored = MassScale::For(reference, 1.0f);
+    if (IsGreedy()) {
+      const Peak seen =
+          scores ? SurveyPart<false, true>({}, scored) : SurveyPart<false, false>({}, {});
+      return Settle(seen, scored) ? peak_.id : -1;
     }
-    const LikelihoodFilters filters{MinPLogit(), row_.top_k, row_.top_p};
-    const int token = profile_.Draw(bins, peak_, filters, Uniform());
-    if (token != LikelihoodProfile<Group>::kTooMany) return token;
-    group_.Sync();
+    return IsFiltered() ? DrawByLikelihood(reference, scores ? &scored : nullptr)
+                        : DrawInOrderOfIds(reference, scores ? &scored : nullptr);
+  }
+
+  template <bool kDraws, bool kScores>
+  __device__ Peak SurveyPart(const MassScale& drawn, const MassScale& scored) {
+    return Survey<kDraws, kScores>(part_, drawn, scored, &shared_.profile.sums, nullptr);
+  }
+
+  // `scored`: null if not wanted of this pass.
+  __device__ int DrawInOrderOfIds(float reference, const MassScale* scored) {
+    MassScale drawn = MassScale::For(reference, row_.temperature);
+    const Peak seen = scored != nullptr ? SurveyPart<true, true>(drawn, *scored)
+                                        : SurveyPart<true, false>(drawn, {});
+    if (!Settle(seen, scored != nullptr ? *scored : MassScale{})) return -1;
+    if (!drawn.Suits(peak_.max)) {
+      drawn = MassScale::For(peak_.max, row_.temperature);
+      SurveyPart<true, false>(drawn, {});
+      group_.Sync();
+    }
+    return DrawById<Group>(collective_, shared_.crossing, drawn, peak_.max)
+        .Draw(part_, args_.limit, shared_.profile.sums, Uniform());
+  }
+
+  __device__ int DrawByLikelihood(float reference, const MassScale* scored) {
+    const float temperature = row_.temperature;
+    const bool with_counts = row_.top_k > 0;
+    ProfileBins bins = ProfileBins::For(reference + kHeadroom * temperature, temperature);
+    ThreadCount seen = profile_.Count(part_, bins, with_counts, scored);
+    const Peak peak = {isnan(seen.max) ? CUDART_INF_F : seen.max, 0};
+    if (!Settle(peak, scored != nullptr ? *scored : MassScale{})) return -1;
+    if (!profile_.Holds(bins, peak_.max)) {
+      // A little above: the place of the top is rounded.
+      bins = ProfileBins::For(peak_.max + temperature + 1e-6f * fabsf(peak_.max), temperature);
+      seen = profile_.Count(part_, bins, with_counts, nullptr);
+      group_.Sync();
+    }
+    if (profile_.Holds(bins, peak_.max)) {
+      const LikelihoodFilters filters{MinPLogit(), row_.top_k, row_.top_p};
+      const int token = profile_.Draw(part_, bins, peak_.max, seen.added, filters, Uniform());
+      if (token != profile_.kTooMany) return token;
+    }
     return DrawByRanking();
   }
 
-  __device__ int DrawByRanking() {
+  __device__ __noinline__ int DrawByRanking() {
+    group_.Sync();
+    Ranker<Group> ranker(collective_, shared_.ranking, part_);
     const float range = MassWeight::kRange * row_.temperature;
     const ByLikelihood order{peak_.max, kBins / range};
     Cut cut;
     cut.logit = fmaxf(fmaxf(cut.logit, peak_.max - range), MinPLogit());
-    cut = TopK(order, cut);
-    Ranking<Group, ByLikelihood, MassWeight> ranking(ranker_, order, Mass(), cut);
+    if (row_.top_k > 0) {
+      Ranking<Group, CountWeight> ranking(ranker, order, CountWeight(), cut);
+      if (row_.top_k < ranking.total()) cut = CutAt(ranking.Find(row_.top_k));
+    }
+    Ranking<Group, MassWeight> ranking(ranker, order, {peak_.max, 1.44269504f / row_.temperature},
+                                       cut);
     uint64_t kept = ranking.total();
     if (row_.top_p < 1.0f) {
       const auto target = static_cast<uint64_t>(ceil(row_.top_p * static_cast<double>(kept)));
       kept = ranking.Find(min(target, kept)).through;
     }
-    return DrawFrom(ranking, kept);
+    // The first element with more than the uniform number's share of the kept mass up to it.
+    const auto below = static_cast<uint64_t>(Uniform() * static_cast<double>(kept));
+    return IdOfKey(ranking.Find(min(below + 1, kept)).key);
   }
 
-  // The first element with more than the uniform number's share of the kept mass up to it.
-  template <typename Order>
-  __device__ int DrawFrom(Ranking<Group, Order, MassWeight>& ranking, uint64_t kept) {
-    const uint64_t below = static_cast<uint64_t>(Uniform() * static_cast<double>(kept));
-    return IdOfKey(ranking.Find(min(below + 1, kept)).key);
+  static __device__ Cut CutAt(const RankedElement& last) {
+    return {LogitOfKey(last.key), IdOfKey(last.key)};
   }
 
   __device__ double Uniform() const {
     return UniformDraw(row_.seed, row_.choice_index, row_.position);
   }
-  __device__ MassWeight Mass() const { return {peak_.max, kLog2E / row_.temperature}; }
 
   // What min_p keeps is no less.
   __device__ float MinPLogit() const {
@@ -216,12 +238,52 @@ class RowSampler {
     return static_cast<float>(peak_.max + static_cast<double>(row_.temperature) * log_min_p);
   }
 
-  __device__ Cut TopK(const ByLikelihood& order, Cut cut) {
-    if (row_.top_k <= 0) return cut;
-    Ranking<Group, ByLikelihood, CountWeight> ranking(ranker_, order, CountWeight(), cut);
-    if (row_.top_k >= ranking.total()) return cut;
-    const uint64_t last = ranking.Find(row_.top_k).key;
-    return {LogitOfKey(last), IdOfKey(last)};
+  // The most likely by the raw logits, in order.
+  __device__ void ListTopLogprobs() {
+    const RowPart raw = {Raw(), part_.begin, part_.size};
+    const int wanted = row_.num_top_logprobs;
+    const int listed = profile_.ListFrom(raw, LeastOfTop(wanted));
+    if (listed == profile_.kTooMany) return ListTopByRanking(raw);
+    if (group_.rank() > 0) return;
+    const int count = min(wanted, listed);
+    if (threadIdx.x < count) WriteTop(threadIdx.x, profile_.listed_key(threadIdx.x));
+    if (threadIdx.x == 0) result_.top_count = count;
+  }
+
+  // A finite logit that `wanted` raw ones reach, if there are as many finite ones: so many threads
+  // of a block have seen one at least.
+  __device__ float LeastOfTop(int wanted) {
+    const uint32_t own = OrderedBits(thread_max_);
+    uint32_t bits = 0;
+    for (int bit = 31; bit >= 0; --bit) {
+      const uint32_t trial = bits | 1u << bit;
+      if (__syncthreads_count(own >= trial) >= wanted) bits = trial;
+    }
+    const auto all = static_cast<uint32_t>(collective_.Max(bits));
+    return fmaxf(FloatOfOrderedBits(max(all, OrderedBits(-FLT_MAX))), -FLT_MAX);
+  }
+
+  __device__ __noinline__ void ListTopByRanking(const RowPart& raw) {
+    group_.Sync();
+    Ranker<Group> ranker(collective_, shared_.ranking, raw);
+    const ByLikelihood order{raw_max_, kBins / MassWeight::kRange};
+    Ranking<Group, CountWeight> ranking(ranker, order, CountWeight(), Cut());
+    const int count = static_cast<int>(min(uint64_t(row_.num_top_logprobs), ranking.total()));
+    const Cut cut = CutAt(ranking.Find(count));
+    ranker.EmptyList();
+    ranker.Gather([=](float logit, int id) { return cut.Keeps(logit, id) ? 0 : kNoBin; }, 0,
+                  CountWeight());
+    if (group_.rank() == 0 && threadIdx.x < count) {
+      const uint64_t key = ranker.listed_key(threadIdx.x);
+      int rank = 0;
+      for (int i = 0; i < count; ++i) rank += ranker.listed_key(i) < key;
+      WriteTop(rank, key);
+    }
+    if (IsScribe()) result_.top_count = count;
+  }
+
+  __device__ void WriteTop(int rank, uint64_t key) {
+    result_.top[rank] = {IdOfKey(key), static_cast<float>(LogitOfKey(key) - log_sum_)};
   }
 
   // Called by the first block.
@@ -240,18 +302,19 @@ class RowSampler {
     table.sizes[row_.slot] = size + 1;
   }
 
-  static constexpr float kLog2E = 1.44269504f;
-
   const SampleArgs& args_;
   const DeviceSamplingRow& row_;
   SampleResult& result_;
   float* const own_copy_;  // of the row
   const Group group_;
   Collective<Group> collective_;
-  RowPart part_;
-  Ranker<Group> ranker_;
+  SampleShared<Group>& shared_;
   LikelihoodProfile<Group> profile_;
-  Peak peak_;  // of the logits as they are at the moment
+  RowPart part_;             // of the logits as they are at the moment
+  Peak peak_;                // of part_'s row, below the limit
+  float raw_max_ = 0.0f;     // of all raw logits
+  float thread_max_ = 0.0f;  // of the raw ones below the limit that this thread saw
+  double log_sum_ = 0.0;     // of exp(raw logit)
 };
 
 }  // namespace parallax::kernels::cuda

@@ -1,7 +1,6 @@
 #include "kernels/cuda/sampling.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "kernels/check.h"
 #include "kernels/cuda/sampling/sample_args.h"
@@ -16,22 +15,26 @@ int64_t RoundUp(int64_t value, int64_t multiple) {
 }
 
 // Elements of a row that each of `blocks` owns.
-int64_t PartSize(int64_t vocab_size, int blocks) {
-  return RoundUp((vocab_size + blocks - 1) / blocks, 4);
+int64_t PartSize(int64_t limit, int blocks) {
+  return RoundUp((limit + blocks - 1) / blocks, kSampleTile);
 }
 
 int64_t WorkspaceStride(int64_t vocab_size) { return RoundUp(vocab_size, 4); }
 
-// So few rows that a block for each would leave most of the GPU idle.
-bool WantsClusters(const DeviceProperties& device, int64_t rows) {
-  return device.is_hopper() && rows * kSampleClusterBlocks <= 2 * device.num_sms;
+// The most that leave every row resident at once, two blocks to an SM.
+int BlocksARow(const DeviceProperties& device, int64_t rows) {
+  if (!device.is_hopper()) return 1;
+  for (const int blocks : {8, 4, 2}) {
+    if (rows * blocks <= 2 * device.num_sms) return blocks;
+  }
+  return 1;
 }
 
 void CheckParams(const SampleParams& params, const DeviceProperties& device, const Stream& stream) {
   const int64_t vocab_size = params.logits.shape[1];
   CheckTensor(kOp, "logits", params.logits, DType::kFloat32, {kAnyExtent, kAnyExtent}, stream);
   CheckAtLeast(kOp, "vocabulary", vocab_size, 1);
-  Check(vocab_size <= std::numeric_limits<int>::max() / 2, kOp, "vocabulary", "below 2^30",
+  Check(vocab_size <= kMaxSampleVocab, kOp, "vocabulary", "at most 2^20",
         static_cast<double>(vocab_size));
   Check(params.logits.strides[0] % 4 == 0, kOp, "logits", "rows a multiple of 4 elements apart",
         static_cast<double>(params.logits.strides[0]));
@@ -58,13 +61,13 @@ void Sample(const SampleParams& params, const DeviceProperties& device, const St
   if (params.rows.empty()) return;
   CheckParams(params, device, stream);
   const int64_t vocab_size = params.logits.shape[1];
-  const bool clusters = WantsClusters(device, static_cast<int64_t>(params.rows.size()));
+  const int blocks = BlocksARow(device, static_cast<int64_t>(params.rows.size()));
   SampleArgs args = {};
   args.logits = params.logits.as<float>();
   args.stride = params.logits.strides[0];
   args.vocab = static_cast<int>(vocab_size);
   args.limit = static_cast<int>(std::min(vocab_size, params.token_limit));
-  args.part = static_cast<int>(PartSize(vocab_size, clusters ? kSampleClusterBlocks : 1));
+  args.part = static_cast<int>(PartSize(args.limit, blocks));
   args.rows = params.rows.data();
   args.num_rows = static_cast<int>(params.rows.size());
   args.logit_bias = params.logit_bias;
@@ -75,8 +78,8 @@ void Sample(const SampleParams& params, const DeviceProperties& device, const St
   args.results = params.results.data();
   args.workspace = reinterpret_cast<float*>(params.workspace.data());
   args.workspace_stride = WorkspaceStride(vocab_size);
-  if (clusters) {
-    LaunchSampleCluster(args, stream.cuda_stream());
+  if (blocks > 1) {
+    LaunchSampleCluster(args, blocks, stream.cuda_stream());
   } else {
     LaunchSampleBlock(args, stream.cuda_stream());
   }

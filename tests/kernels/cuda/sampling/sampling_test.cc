@@ -20,7 +20,7 @@ namespace {
 
 using reference::SamplingRule;
 
-// On Hopper both kernels run: the one of clusters, and the one for every other GPU.
+// On Hopper both kernels run: the one of clusters for few rows, and the one for every other GPU.
 class SamplingTest : public ::testing::TestWithParam<bool> {
  protected:
   SamplingTest() {
@@ -159,7 +159,10 @@ TEST_P(SamplingTest, DrawsFollowTheExactDistribution) {
 TEST_P(SamplingTest, SplitsCrowdsOfEqualLogits) {
   std::vector<float> steps(151936);
   for (size_t i = 0; i < steps.size(); ++i) steps[i] = 1e-6f * static_cast<float>(i % 1000);
-  for (const std::vector<float>& logits : {std::vector<float>(151936, 1.0f), steps}) {
+  // So many that a row's bin overflows, but no bin of a block that shares the row.
+  std::vector<float> many = RandomLogits(151936, 1.0f, rng_);
+  for (size_t i = 0; i < many.size(); i += 7) many[i] = 2.5f;
+  for (const std::vector<float>& logits : {std::vector<float>(151936, 1.0f), steps, many}) {
     std::vector<SampledRow> rows;
     for (const SamplingRule& rule :
          {SamplingRule{.top_p = 0.5}, SamplingRule{.top_k = 100000}, SamplingRule{.top_k = 7},
@@ -309,27 +312,74 @@ TEST_P(SamplingTest, CountsWhatItDraws) {
   EXPECT_EQ(count(2, 42), 1);
 }
 
-TEST_P(SamplingTest, ARowIsBitForBitTheSameWhateverIsBesideIt) {
+// The kernel guesses the maximum from some of the logits.
+TEST_P(SamplingTest, FindsAMaximumFarAboveTheOthers) {
+  for (const float height : {20.0f, 60.0f, 3000.0f}) {
+    std::vector<float> logits = RandomLogits(151936, 1.0f, rng_);
+    for (int i = 0; i < 5; ++i) logits[70001 + 11 * i] = height - 0.75f * i;
+    std::vector<SampledRow> rows;
+    for (const SamplingRule& rule :
+         {SamplingRule{}, SamplingRule{.temperature = 0.2}, SamplingRule{.top_p = 0.9},
+          SamplingRule{.temperature = 0.2, .top_k = 4}, SamplingRule{.min_p = 0.3}}) {
+      for (uint64_t seed = 0; seed < 4; ++seed) {
+        rows.push_back({.rule = rule, .seed = seed, .num_top_logprobs = 2, .allowed_mask = {}});
+        rows.back().rule.token_limit = 151936;
+      }
+    }
+    const std::vector<double> exact = reference::LogSoftmax(logits);
+    const SampledBatch batch = Run({logits}, rows);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      SCOPED_TRACE("height " + std::to_string(height) + ", row " + std::to_string(i));
+      const SampleResult& result = batch.results[i];
+      ExactDraw(logits, rows[i].rule).Expect(rows[i], result);
+      EXPECT_NEAR(result.logprob, exact[result.token], 1e-4);
+      EXPECT_EQ(result.top[0].token, 70001);
+      EXPECT_NEAR(result.top[0].logprob, exact[70001], 1e-4);
+    }
+  }
+}
+
+TEST_P(SamplingTest, DrawsAmongTheFewThatBansLeave) {
   const std::vector<float> logits = RandomLogits(151936, 1.0f, rng_);
   std::vector<SampledRow> rows;
-  for (uint32_t i = 0; i < 64; ++i) {
+  for (const SamplingRule& rule : {SamplingRule{}, SamplingRule{.top_p = 0.6}}) {
+    rows.push_back({.rule = rule, .num_top_logprobs = -1, .allowed_mask = {}});
+    rows.back().rule.token_limit = 151936;
+    for (int i = 0; i < 151936; ++i) {
+      if (i % 50001 != 7) rows.back().rule.banned.insert(i);
+    }
+  }
+  const SampledBatch batch = Run({logits}, rows);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    ExactDraw(logits, rows[i].rule).Expect(rows[i], batch.results[i]);
+  }
+}
+
+// The number of rows decides how many blocks share one.
+TEST_P(SamplingTest, ARowIsBitForBitTheSameWhateverIsBesideIt) {
+  constexpr size_t kKinds = 12;
+  const std::vector<float> logits = RandomLogits(151936, 1.0f, rng_);
+  std::vector<SampledRow> rows;
+  for (uint32_t i = 0; i < 300; ++i) {
+    const uint32_t kind = i % kKinds;
     SampledRow row;
-    row.rule = {.temperature = 1.0 + 0.01 * (i % 8), .top_p = 0.95, .token_limit = 151936};
-    row.position = i % 8;
+    row.rule = {.temperature = 1.0 + 0.01 * kind, .token_limit = 151936 - 200};
+    if (kind % 2) row.rule.top_p = 0.95;
+    if (kind % 3) row.rule.bias = {{17, 1.0}};
+    row.position = kind;
     row.num_top_logprobs = 2;
     rows.push_back(row);
   }
-  const SampledBatch batch = Run({logits}, rows);
-  for (size_t i = 8; i < rows.size(); ++i) {
-    EXPECT_EQ(batch.results[i].token, batch.results[i % 8].token);
-    EXPECT_EQ(batch.results[i].logprob, batch.results[i % 8].logprob);
-  }
-  // So few rows run on other blocks than many do.
-  rows.resize(8);
-  const SampledBatch few = Run({logits}, rows);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    EXPECT_EQ(few.results[i].token, batch.results[i].token);
-    EXPECT_EQ(few.results[i].logprob, batch.results[i].logprob);
+  const std::vector<SampleResult> expected = Run({logits}, rows).results;
+  for (size_t count : {300, 120, 60, 12}) {
+    rows.resize(count);
+    const std::vector<SampleResult> results = Run({logits}, rows).results;
+    for (size_t i = 0; i < count; ++i) {
+      SCOPED_TRACE("row " + std::to_string(i) + " of " + std::to_string(count));
+      EXPECT_EQ(results[i].token, expected[i % kKinds].token);
+      EXPECT_EQ(results[i].logprob, expected[i % kKinds].logprob);
+      EXPECT_EQ(results[i].top[1], expected[i % kKinds].top[1]);
+    }
   }
 }
 

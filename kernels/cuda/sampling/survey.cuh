@@ -1,0 +1,262 @@
+// One pass over a row: its most likely element, and the sum of its masses, tile by tile.
+//
+// A mass is exp((logit - reference) / temperature), a float. The reference comes from a sample of
+// the row and need only be somewhere near the maximum, which is not known yet. Sums do not depend
+// on how many blocks share the row: a tile's is added up in one order, and tiles are added as
+// integers.
+#ifndef PARALLAX_KERNELS_CUDA_SAMPLING_SURVEY_CUH_
+#define PARALLAX_KERNELS_CUDA_SAMPLING_SURVEY_CUH_
+
+#include <math_constants.h>
+
+#include <cfloat>
+#include <climits>
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/cuda/sampling/block_group.cuh"
+#include "kernels/cuda/sampling/row_part.cuh"
+
+namespace parallax::kernels::cuda {
+
+// A guess at the maximum of a row from some of its first `limit` logits, the same in every block;
+// 0 if they are all masked.
+template <typename Group>
+__device__ float SampleMax(Collective<Group>& collective, const float* row, int limit) {
+  const int fours = limit / 4;
+  float max = -CUDART_INF_F;
+  if (fours > 0) {
+    const auto four = static_cast<int>(static_cast<int64_t>(fours) * threadIdx.x / kSampleThreads);
+    const float4 v = LoadOnce(row + 4 * four);
+    max = fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w));
+  }
+  max = fminf(max, FLT_MAX);
+  max = FloatOfOrderedBits(static_cast<uint32_t>(collective.BlockMax(OrderedBits(max))));
+  return max == -CUDART_INF_F ? 0.0f : max;
+}
+
+struct MassScale {
+  float scale;   // log2(e) / temperature
+  float offset;  // any error of it changes all masses alike
+
+  __device__ static MassScale For(float reference, float temperature) {
+    const float scale = 1.44269504f / temperature;
+    return {scale, -reference * scale};
+  }
+  __device__ __forceinline__ float Exponent(float logit) const {
+    return __fmaf_rn(logit, scale, offset);
+  }
+  __device__ __forceinline__ float Mass(float logit) const {
+    float mass;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(mass) : "f"(Exponent(logit)));
+    return mass;
+  }
+  // Floats then hold the sum of all masses and all that matter to it.
+  __device__ bool Suits(float max) const { return fabsf(Exponent(max)) <= 64.0f; }
+
+  // Masses as integers, in units of about 2^-40 of that of `max`.
+  __device__ int UnitBits(float max) const { return 40 - __float2int_rn(Exponent(max)); }
+  __device__ static uint64_t Units(float mass, int unit_bits) {
+    return __float2ull_rn(ldexpf(mass, unit_bits));
+  }
+};
+
+// The most likely element that a thread or all threads saw.
+struct Peak {
+  float max = -INFINITY;  // +inf for NaN
+  int id = INT_MAX;       // the lowest with `max`
+
+  __device__ void See(float logit, int i) {
+    if (logit <= max) return;
+    max = isnan(logit) ? CUDART_INF_F : logit;
+    id = i;
+  }
+  __device__ __forceinline__ void SeeFour(const float4& four, int first_id) {
+    if (MaxOrNan(MaxOrNan(four.x, four.y), MaxOrNan(four.z, four.w)) <= max) return;
+    See(four.x, first_id);
+    See(four.y, first_id + 1);
+    See(four.z, first_id + 2);
+    See(four.w, first_id + 3);
+  }
+
+  template <typename Group>
+  __device__ Peak Reduce(Collective<Group>& collective) const {
+    // ~LikelihoodKey orders by likelihood.
+    const uint64_t best = ~collective.Max(~LikelihoodKey(max, id));
+    Peak all;
+    all.max = LogitOfKey(best);
+    all.id = IdOfKey(best);
+    return all;
+  }
+};
+
+// Sums of masses over this block's tiles.
+struct TileSums {
+  float drawn[kMaxSampleTiles];   // at the row's temperature
+  float scored[kMaxSampleTiles];  // of the raw logits, for logprobs
+  float beyond[kSampleWarps];     // as `scored`, of the logits beyond the limit; in one block only
+};
+
+// In one order.
+__device__ __forceinline__ void StoreWarpSum(float value, float* sum) {
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) value += __shfl_xor_sync(~0u, value, mask);
+  if (threadIdx.x % 32 == 0) *sum = value;
+}
+
+// The pass, as this thread sees it. `copy`: a row that gets the part's elements, or null.
+template <bool kDraws, bool kScores>
+__device__ __noinline__ Peak Survey(RowPart part, MassScale drawn, MassScale scored, TileSums* sums,
+                                    float* copy) {
+  Peak peak;
+  float drawn_sum = 0.0f;
+  float scored_sum = 0.0f;
+  part.Stream(
+      [&](const float4& four, int id) {
+        if (copy != nullptr) *reinterpret_cast<float4*>(copy + id) = four;
+        peak.SeeFour(four, id);
+        if (kDraws) {
+          drawn_sum +=
+              (drawn.Mass(four.x) + drawn.Mass(four.y)) + (drawn.Mass(four.z) + drawn.Mass(four.w));
+        }
+        if (kScores) {
+          scored_sum += (scored.Mass(four.x) + scored.Mass(four.y)) +
+                        (scored.Mass(four.z) + scored.Mass(four.w));
+        }
+      },
+      [&](int tile) {
+        if (kDraws) StoreWarpSum(drawn_sum, &sums->drawn[tile]);
+        if (kScores) StoreWarpSum(scored_sum, &sums->scored[tile]);
+        drawn_sum = scored_sum = 0.0f;
+      });
+  return peak;
+}
+
+// What follows the limit, by one block: the largest logit, NaN if one is, of those that this
+// thread sees.
+__device__ inline float SurveyBeyond(const float* row, int limit, int vocab, MassScale scored,
+                                     TileSums* sums) {
+  float max = -CUDART_INF_F;
+  float sum = 0.0f;
+  for (int i = limit + threadIdx.x; i < vocab; i += kSampleThreads) {
+    max = MaxOrNan(max, row[i]);
+    sum += scored.Mass(row[i]);
+  }
+  StoreWarpSum(sum, &sums->beyond[threadIdx.x / 32]);
+  return max;
+}
+
+// log(sum of exp(logit)) over all columns. All threads of all blocks, after a barrier.
+template <typename Group>
+__device__ double LogSumExp(Collective<Group>& collective, const TileSums& sums, int tiles,
+                            bool has_beyond, MassScale scored, float max) {
+  const int unit_bits = scored.UnitBits(max);
+  uint64_t own = 0;
+  for (int i = threadIdx.x; i < tiles; i += kSampleThreads) {
+    own += MassScale::Units(sums.scored[i], unit_bits);
+  }
+  if (has_beyond && collective.group().rank() == 0 && threadIdx.x < kSampleWarps) {
+    own += MassScale::Units(sums.beyond[threadIdx.x], unit_bits);
+  }
+  // Of log2(e) as rounded, so that its error does not grow with the logits.
+  const double per_octave = 1.0 / static_cast<double>(scored.scale);
+  const double octaves = log2(static_cast<double>(collective.Sum(own)));
+  return per_octave * (octaves - unit_bits - static_cast<double>(scored.offset));
+}
+
+struct TileCrossing {
+  int tile;  // of the row
+  uint64_t target;
+};
+
+// The element in order of ids at which the mass exceeds `uniform` of the whole, in the first
+// block. All threads of all blocks, after a barrier.
+template <typename Group>
+class DrawById {
+ public:
+  __device__ DrawById(Collective<Group>& collective, TileCrossing& crossing, MassScale drawn,
+                      float max)
+      : collective_(collective),
+        crossing_(crossing),
+        drawn_(drawn),
+        unit_bits_(drawn.UnitBits(max)) {}
+
+  __device__ int Draw(const RowPart& part, int limit, const TileSums& sums, double uniform) {
+    FindTile(part, sums, uniform);
+    collective_.group().Sync();
+    return collective_.group().rank() == 0 ? FindInTile(part.row, limit) : 0;
+  }
+
+ private:
+  __device__ void FindTile(const RowPart& part, const TileSums& sums, double uniform) {
+    constexpr int kOwn = kMaxSampleTiles / kSampleThreads;
+    uint64_t own[kOwn];
+    uint64_t sum = 0;
+#pragma unroll
+    for (int j = 0; j < kOwn; ++j) {
+      const int tile = threadIdx.x * kOwn + j;
+      own[j] = tile < part.tiles() ? MassScale::Units(sums.drawn[tile], unit_bits_) : 0;
+      sum += own[j];
+    }
+    uint64_t total = 0;
+    uint64_t before = collective_.ExclusiveSum(sum, total);
+    const auto below = static_cast<uint64_t>(uniform * static_cast<double>(total));
+    const uint64_t target = min(below + 1, total);
+#pragma unroll
+    for (int j = 0; j < kOwn; ++j) {
+      if (before < target && target <= before + own[j]) {
+        TileCrossing* const crossing = collective_.group().Remote(&crossing_, 0);
+        crossing->tile = part.begin / kSampleTile + static_cast<int>(threadIdx.x) * kOwn + j;
+        crossing->target = target - before;
+      }
+      before += own[j];
+    }
+  }
+
+  // Every warp finds the same.
+  __device__ int FindInTile(const float* row, int limit) const {
+    const int lane = threadIdx.x % 32;
+    const int begin = crossing_.tile * kSampleTile;
+    const RowPart tile = {row, begin, min(kSampleTile, limit - begin)};
+    const uint64_t target = crossing_.target;
+    uint64_t before = 0;
+    int last = 0;  // with any mass: added one by one they may come to a hair less than their sum
+    for (int first = 0; first < tile.size; first += 128) {
+      const int at = first + 4 * lane;
+      const float4 four =
+          at < tile.size ? tile.Four(at)
+                         : make_float4(-CUDART_INF_F, -CUDART_INF_F, -CUDART_INF_F, -CUDART_INF_F);
+      const uint64_t x = Units(four.x);
+      const uint64_t xy = x + Units(four.y);
+      const uint64_t xyz = xy + Units(four.z);
+      const uint64_t all = xyz + Units(four.w);
+      uint64_t through = all;
+      for (int offset = 1; offset < 32; offset *= 2) {
+        const uint64_t lower = __shfl_up_sync(~0u, through, offset);
+        if (lane >= offset) through += lower;
+      }
+      const uint64_t ahead = before + through - all;
+      const int found = at + (ahead + x < target) + (ahead + xy < target) + (ahead + xyz < target);
+      const uint32_t reached = __ballot_sync(~0u, ahead + all >= target);
+      if (reached != 0) return begin + __shfl_sync(~0u, found, __ffs(reached) - 1);
+      const int own_last = at + (xyz < all ? 3 : xy < xyz ? 2 : x < xy ? 1 : 0);
+      const uint32_t with_mass = __ballot_sync(~0u, all > 0);
+      if (with_mass != 0) last = __shfl_sync(~0u, own_last, 31 - __clz(with_mass));
+      before += __shfl_sync(~0u, through, 31);
+    }
+    return begin + last;
+  }
+
+  __device__ uint64_t Units(float logit) const {
+    return MassScale::Units(drawn_.Mass(logit), unit_bits_);
+  }
+
+  Collective<Group>& collective_;
+  TileCrossing& crossing_;
+  const MassScale drawn_;
+  const int unit_bits_;
+};
+
+}  // namespace parallax::kernels::cuda
+
+#endif  // PARALLAX_KERNELS_CUDA_SAMPLING_SURVEY_CUH_
