@@ -40,7 +40,19 @@ class Collective {
   // op over all threads' values, known to all. op is associative and commutative.
   template <typename Op>
   __device__ uint64_t AllReduce(uint64_t value, Op op) {
-    const uint64_t* const values = Exchange(BlockReduce(value, op));
+    value = op(value, Shuffle<16>(value));
+    value = op(value, Shuffle<8>(value));
+    value = op(value, Shuffle<4>(value));
+    value = op(value, Shuffle<2>(value));
+    value = op(value, Shuffle<1>(value));
+    if (threadIdx.x % 32 == 0) scratch_.warps[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = scratch_.warps[threadIdx.x % kSampleWarps];
+    value = op(value, Shuffle<8>(value));
+    value = op(value, Shuffle<4>(value));
+    value = op(value, Shuffle<2>(value));
+    value = op(value, Shuffle<1>(value));
+    const uint64_t* const values = Exchange(value);
     value = values[0];
     for (int r = 1; r < Group::kBlocks; ++r) value = op(value, values[r]);
     return value;
@@ -56,9 +68,11 @@ class Collective {
     return AllReduce(value, [](uint64_t a, uint64_t b) { return a + b; });
   }
 
-  // Over this block's threads alone.
-  __device__ uint64_t BlockMax(uint64_t value) {
-    value = BlockReduce(value, [](uint64_t a, uint64_t b) { return a < b ? b : a; });
+  // Of this block's warps' values, lane i gets that of warp i % kSampleWarps.
+  __device__ uint32_t WarpValues(uint32_t value) {
+    if (threadIdx.x % 32 == 0) scratch_.warps[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = static_cast<uint32_t>(scratch_.warps[threadIdx.x % kSampleWarps]);
     __syncthreads();
     return value;
   }
@@ -92,24 +106,6 @@ class Collective {
   __device__ const Group& group() const { return group_; }
 
  private:
-  // A barrier must follow.
-  template <typename Op>
-  __device__ uint64_t BlockReduce(uint64_t value, Op op) {
-    value = op(value, Shuffle<16>(value));
-    value = op(value, Shuffle<8>(value));
-    value = op(value, Shuffle<4>(value));
-    value = op(value, Shuffle<2>(value));
-    value = op(value, Shuffle<1>(value));
-    if (threadIdx.x % 32 == 0) scratch_.warps[threadIdx.x / 32] = value;
-    __syncthreads();
-    value = scratch_.warps[threadIdx.x % kSampleWarps];
-    value = op(value, Shuffle<8>(value));
-    value = op(value, Shuffle<4>(value));
-    value = op(value, Shuffle<2>(value));
-    value = op(value, Shuffle<1>(value));
-    return value;
-  }
-
   template <int kMask>
   static __device__ uint64_t Shuffle(uint64_t value) {
     return __shfl_xor_sync(~0u, value, kMask);

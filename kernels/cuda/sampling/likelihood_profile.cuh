@@ -19,6 +19,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/sampling/block_group.cuh"
+#include "kernels/cuda/sampling/key_list.cuh"
 #include "kernels/cuda/sampling/row_part.cuh"
 #include "kernels/cuda/sampling/shared_atomics.cuh"
 #include "kernels/cuda/sampling/survey.cuh"
@@ -27,7 +28,6 @@ namespace parallax::kernels::cuda {
 
 inline constexpr int kProfileBins = 8192;
 inline constexpr int kNoMassBin = kProfileBins - 1;  // all that lies deeper
-inline constexpr int kGatherSize = 4096;
 // In units of the temperature: how far above the sample's maximum the bins reach, and how far
 // below it. What is exp(-26) of the most likely is never drawn.
 inline constexpr float kHeadroom = 24.0f;
@@ -88,11 +88,11 @@ struct BinRange {
   __device__ bool Has(int bin) const { return bin >= first && bin <= last; }
 };
 
-struct BinRanges {
-  BinRange range[3];
-  __device__ bool Has(int bin) const {
-    return range[0].Has(bin) || range[1].Has(bin) || range[2].Has(bin);
-  }
+// Logits from `least` up to but not including `end`.
+struct LogitRange {
+  float least;
+  float end;
+  __device__ __forceinline__ bool Has(float logit) const { return logit >= least && logit < end; }
 };
 
 struct ProfileShared {
@@ -104,14 +104,14 @@ struct ProfileShared {
     uint64_t mass_through[kProfileBins];  // of a bin and all before it
   };
   union {
-    uint32_t count[kProfileBins];          // while top_k needs them: elements of a bin,
+    uint32_t count[kProfileBins];          // if top_k needs them: elements of a bin,
     uint32_t count_through[kProfileBins];  // then of it and all before it
-    uint64_t keys[kGatherSize];
+    KeyList list;
   };
   uint32_t nowhere[32];  // takes what has no bin
-  ProfileBins bins;      // of the second pass
-  BinRanges ranges;
-  int num_keys;
+  float bounds[6];       // of three ranges of the second pass: least, end, ...
+  int top_k_bin;
+  int ahead;  // elements before that bin
   int token;
 };
 
@@ -121,17 +121,19 @@ struct ThreadCount {
   uint64_t added;  // to all weights: what wraps shows
 };
 
-// The weights, and counts if top_k needs them, are zero before.
+// The weights are zero before, and so are the counts; without counts the elements no less than
+// `likely` are listed.
 template <bool kWithCounts, bool kScores>
 __device__ __noinline__ ThreadCount CountMasses(RowPart part, ProfileBins bins, MassScale scored,
-                                                ProfileShared* shared) {
+                                                float likely, ProfileShared* shared) {
   const uint32_t weight_at = SharedAddress(shared->weight);
   const uint32_t count_at = SharedAddress(shared->count);
   const uint32_t nowhere = SharedAddress(&shared->nowhere[threadIdx.x % 32]);
+  const KeyWriter writer(&shared->list);
   ThreadCount thread = {-CUDART_INF_F, 0};
   float scored_sum = 0.0f;
-  part.Stream(
-      [&](const float4& four, int) {
+  part.Stream<1, false>(
+      [&](const float4& four, int id) {
         const float logits[4] = {four.x, four.y, four.z, four.w};
         uint32_t added = 0;
 #pragma unroll
@@ -146,12 +148,10 @@ __device__ __noinline__ ThreadCount CountMasses(RowPart part, ProfileBins bins, 
           if (kWithCounts) SharedAdd(counts ? count_at + 4 * at.bin : nowhere, 1);
         }
         thread.added += added;
-        thread.max =
-            MaxOrNan(thread.max, MaxOrNan(MaxOrNan(four.x, four.y), MaxOrNan(four.z, four.w)));
-        if (kScores) {
-          scored_sum += (scored.Mass(four.x) + scored.Mass(four.y)) +
-                        (scored.Mass(four.z) + scored.Mass(four.w));
-        }
+        const float max = MaxOrNan(four);
+        thread.max = MaxOrNan(thread.max, max);
+        if (kScores) scored_sum += MassOfFour(scored, four);
+        if (!kWithCounts && max >= likely) writer.PushFrom(likely, four, id);
       },
       [&](int tile) {
         if (!kScores) return;
@@ -161,67 +161,18 @@ __device__ __noinline__ ThreadCount CountMasses(RowPart part, ProfileBins bins, 
   return thread;
 }
 
-// The second pass: appends what it is told to the first block's keys; there may be more than
-// there is room for.
-template <typename Group>
-__device__ __forceinline__ void PushKey(Group group, ProfileShared* shared, float logit, int id) {
-  int slot;
-  if constexpr (Group::kBlocks == 1) {
-    slot = SharedFetchAdd(SharedAddress(&shared->num_keys), 1);
-  } else {
-    slot = atomicAdd(group.Remote(&shared->num_keys, 0), 1);
-  }
-  if (slot < kGatherSize) group.Remote(shared->keys, 0)[slot] = LikelihoodKey(logit, id);
-}
-
-// Logits within `half` of the centre; none if it is negative.
-struct LogitSpan {
-  float centre = 0.0f;
-  float half = -1.0f;
-
-  // Has every logit of the bins, and maybe some more.
-  __device__ static LogitSpan Of(const ProfileBins& bins, const BinRange& range) {
-    if (range.first > range.last) return {};
-    const float high = bins.LogitAt(range.first - 0.6f);
-    const float low = bins.LogitAt(range.last + 0.6f);
-    return {0.5f * (high + low), 0.5f * (high - low) + 1e-6f * (fabsf(high) + fabsf(low))};
-  }
-  __device__ __forceinline__ bool Has(const float4& four) const {
-    const float distance = fminf(fminf(fabsf(four.x - centre), fabsf(four.y - centre)),
-                                 fminf(fabsf(four.z - centre), fabsf(four.w - centre)));
-    return distance <= half;
-  }
-};
-
-// All elements of shared->ranges.
-template <typename Group>
-__device__ __noinline__ void GatherRanges(Group group, RowPart part, ProfileShared* shared) {
-  // Most elements are passed over by a look at where about the bins are.
-  const LogitSpan near0 = LogitSpan::Of(shared->bins, shared->ranges.range[0]);
-  const LogitSpan near1 = LogitSpan::Of(shared->bins, shared->ranges.range[1]);
-  const LogitSpan near2 = LogitSpan::Of(shared->bins, shared->ranges.range[2]);
-  part.template Stream<true>([&](const float4& four, int id) {
-    if (!near0.Has(four) && !near1.Has(four) && !near2.Has(four)) return;
-    const float logits[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if (shared->ranges.Has(shared->bins.Bin(logits[j]))) {
-        PushKey(group, shared, logits[j], id + j);
-      }
-    }
-  });
-}
-
-template <typename Group>
-__device__ __noinline__ void GatherFrom(Group group, RowPart part, float least,
-                                        ProfileShared* shared) {
-  part.template Stream<true>([&](const float4& four, int id) {
-    if (fmaxf(fmaxf(four.x, four.y), fmaxf(four.z, four.w)) < least) return;
-    const float logits[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if (logits[j] >= least) PushKey(group, shared, logits[j], id + j);
-    }
+// The second pass: lists all elements of the first two or of all three ranges of shared->bounds.
+template <bool kThree>
+__device__ __noinline__ void ListRanges(RowPart part, ProfileShared* shared) {
+  const LogitRange a = {shared->bounds[0], shared->bounds[1]};
+  const LogitRange b = {shared->bounds[2], shared->bounds[3]};
+  const LogitRange c = {shared->bounds[4], shared->bounds[5]};
+  const auto has = [=](float logit) {
+    return a.Has(logit) | b.Has(logit) | (kThree && c.Has(logit));
+  };
+  const KeyWriter writer(&shared->list);
+  part.Stream<2, true>([&](const float4& four, int id) {
+    if (has(four.x) | has(four.y) | has(four.z) | has(four.w)) writer.PushIf(four, id, has);
   });
 }
 
@@ -248,36 +199,48 @@ class LikelihoodProfile {
     return place > 0.0f && place < 1.0f;
   }
 
-  // The first pass. top_k needs counts, logprobs scores.
-  __device__ ThreadCount Count(const RowPart& part, const ProfileBins& bins, bool with_counts,
+  // The first pass. Lists the elements no less than `likely`. Logprobs need scores.
+  __device__ ThreadCount Count(const RowPart& part, const ProfileBins& bins, float likely,
                                const MassScale* scored) {
     group_.Sync();  // another block may still read what is cleared
-    for (int i = threadIdx.x; i < kProfileBins; i += kSampleThreads) {
-      shared_.weight[i] = 0;
-      if (with_counts) shared_.count[i] = 0;
-    }
+    Clear(shared_.weight);
+    EmptyList();
+    return scored != nullptr ? CountMasses<false, true>(part, bins, *scored, likely, &shared_)
+                             : CountMasses<false, false>(part, bins, {}, likely, &shared_);
+  }
+  // Instead of the list, elements by bin.
+  __device__ ThreadCount CountWithCounts(const RowPart& part, const ProfileBins& bins) {
+    group_.Sync();
+    Clear(shared_.weight);
+    Clear(shared_.count);
     __syncthreads();
-    if (scored != nullptr) {
-      return with_counts ? CountMasses<true, true>(part, bins, *scored, &shared_)
-                         : CountMasses<false, true>(part, bins, *scored, &shared_);
-    }
-    return with_counts ? CountMasses<true, false>(part, bins, {}, &shared_)
-                       : CountMasses<false, false>(part, bins, {}, &shared_);
+    return CountMasses<true, false>(part, bins, {}, 0.0f, &shared_);
   }
 
-  // The element that `uniform` draws, in the first block; kTooMany in all. REQUIRES: Count() with
-  // `bins`, which hold `peak`, the largest logit, and a barrier.
-  __device__ int Draw(const RowPart& part, const ProfileBins& bins, float peak, uint64_t added,
-                      const LikelihoodFilters& filters, double uniform);
-
-  // The elements with logits no less than `least`, in order, in the first block's list; how many,
-  // or kTooMany.
-  __device__ int ListFrom(const RowPart& part, float least) {
-    EmptyKeys();
-    GatherFrom(group_, part, least, &shared_);
-    return SortKeys();
+  // Of this block alone. Ends with its barrier.
+  __device__ void EmptyList() {
+    if (threadIdx.x == 0) shared_.list.size = 0;
+    is_sorted_ = false;
+    __syncthreads();
   }
-  __device__ uint64_t listed_key(int i) const { return shared_.keys[i]; }
+  // How many elements all blocks have listed; kTooMany if they overflow a list. After a barrier of
+  // the group.
+  __device__ int ListSize() const {
+    const int size = SizeOfAll(group_, shared_.list);
+    return size <= kKeyListSize ? size : kTooMany;
+  }
+  // In the first block. After ListSize(), and before a barrier of the group.
+  __device__ void SortList() {
+    if (!is_sorted_) SortAllKeys(group_, shared_.list);
+    is_sorted_ = true;
+  }
+
+  // The element that `uniform` draws, in the first block; kTooMany in all. REQUIRES: a pass with
+  // `bins`, which hold `peak`, the largest logit, and a barrier. If the pass was with counts,
+  // `likely` is +inf; if it was not, the list has top_k elements.
+  __device__ int Draw(const RowPart& part, const ProfileBins& bins, float peak, float likely,
+                      uint64_t added, bool with_counts, const LikelihoodFilters& filters,
+                      double uniform);
 
  private:
   static constexpr int kWarpBins = kProfileBins / (kSampleWarps * Group::kBlocks);
@@ -296,42 +259,49 @@ class LikelihoodProfile {
   __device__ uint64_t SumMasses(const ProfileBins& bins, float peak, uint64_t added);
   __device__ uint32_t SumCounts();
 
+  static __device__ void Clear(uint32_t (&bins)[kProfileBins]) {
+    for (int i = threadIdx.x; i < kProfileBins; i += kSampleThreads) bins[i] = 0;
+  }
+
   // The first bin through which the sum reaches the target.
   template <typename Sum>
   static __device__ int BinReaching(const Sum* through, uint64_t target) {
-    int bin = 0;
-    for (int step = kProfileBins / 2; step > 0; step /= 2) {
-      if (through[bin + step - 1] < target) bin += step;
-    }
-    return bin;
+    return WarpSearch(kProfileBins - 1, [&](int bin) { return through[bin] >= target; });
   }
   __device__ uint64_t MassBefore(int bin) const {
     return bin == 0 ? 0 : shared_.mass_through[bin - 1];
   }
 
-  // The keys lie where the counts were.
-  __device__ void EmptyKeys() {
-    group_.Sync();
-    if (group_.rank() == 0 && threadIdx.x == 0) shared_.num_keys = 0;
-    group_.Sync();
-  }
-  // Known to all blocks; sorted in the first.
-  __device__ int SortKeys();
+  // Where the elements before top_k's last one are cut, by counts or by the sorted list. Returns
+  // that element's bin, kNoMassBin if top_k keeps all; `ahead` is how many there are before it.
+  __device__ int FindTopK(const ProfileBins& bins, int top_k, bool with_counts, int& ahead);
 
-  // How many of the listed elements, from the first on, `is_before` holds for.
+  // Where logits come to lie in `bin` or one before it. By all lanes of a warp.
+  static __device__ float LeastLogit(const ProfileBins& bins, int bin) {
+    if (bin < 0) return CUDART_INF_F;
+    constexpr uint32_t kMinusInf = 0x007fffffu;  // in order
+    constexpr uint32_t kInf = 0xff800000u;
+    const uint32_t least = WarpSearch(kInf - kMinusInf, [&](uint32_t i) {
+      return bins.Bin(FloatOfOrderedBits(kMinusInf + i)) <= bin;
+    });
+    return FloatOfOrderedBits(kMinusInf + least);
+  }
+  __device__ void SetBounds(const ProfileBins& bins, const BinRange (&ranges)[3]) {
+    const int warp = threadIdx.x / 32;
+    if (warp >= 6) return;
+    const BinRange& range = ranges[warp / 2];
+    const float bound = LeastLogit(bins, range.first > range.last ? -1
+                                         : warp % 2 == 0          ? range.last
+                                                                  : range.first - 1);
+    if (threadIdx.x % 32 == 0) shared_.bounds[warp] = bound;
+  }
+
+  // How many of the sorted elements, from the first on, `is_before` holds for. By all lanes of a
+  // warp.
   template <typename IsBefore>
   __device__ int ListedBefore(const IsBefore& is_before) const {
-    int first = 0;
-    int end = shared_.num_keys;
-    while (first < end) {
-      const int middle = (first + end) / 2;
-      if (is_before(LogitOfKey(shared_.keys[middle]))) {
-        first = middle + 1;
-      } else {
-        end = middle;
-      }
-    }
-    return first;
+    return WarpSearch(shared_.list.sorted,
+                      [&](int i) { return !is_before(LogitOfKey(shared_.list.keys[i])); });
   }
   // The first listed element of a bin no less than `bin`.
   __device__ int ListedFrom(const ProfileBins& bins, int bin) const {
@@ -342,13 +312,14 @@ class LikelihoodProfile {
   __device__ uint64_t MassThrough(const ProfileBins& bins, int bin, int index) const;
   __device__ uint32_t ListedWeight(const ProfileBins& bins, int index) const {
     return ProfileBins::Weight(
-        ProfileBins::PositionOf(bins.PlaceOf(LogitOfKey(shared_.keys[index]))).offset);
+        ProfileBins::PositionOf(bins.PlaceOf(LogitOfKey(shared_.list.keys[index]))).offset);
   }
 
   Group group_;
   Collective<Group>& collective_;
   ProfileShared& shared_;
   const int vocab_size_;
+  bool is_sorted_ = false;
 };
 
 template <typename Group>
@@ -420,42 +391,6 @@ __device__ uint32_t LikelihoodProfile<Group>::SumCounts() {
       }));
 }
 
-// Bitonic.
-template <typename Group>
-__device__ int LikelihoodProfile<Group>::SortKeys() {
-  group_.Sync();
-  const int count = *group_.Remote(&shared_.num_keys, 0);
-  if (count > kGatherSize) return kTooMany;
-  if (group_.rank() > 0) return count;
-  const int size = 1 << (32 - __clz(max(shared_.num_keys, 2) - 1));
-  for (int i = shared_.num_keys + threadIdx.x; i < size; i += kSampleThreads) {
-    shared_.keys[i] = ~uint64_t{0};
-  }
-  __syncthreads();
-  for (int run = 2; run <= size; run *= 2) {
-    for (int distance = run / 2; distance > 0; distance /= 2) {
-      for (int pair = threadIdx.x; pair < size / 2; pair += kSampleThreads) {
-        const int i = 2 * (pair & ~(distance - 1)) + (pair & (distance - 1));
-        const uint64_t low = shared_.keys[i];
-        const uint64_t high = shared_.keys[i + distance];
-        if ((low > high) == ((i & run) == 0)) {
-          shared_.keys[i] = high;
-          shared_.keys[i + distance] = low;
-        }
-      }
-      // Up to a distance of 32 a warp's pairs lie among keys of its own.
-      const int next = distance > 1 ? distance / 2 : run;
-      if (distance > 32 || next > 32) {
-        __syncthreads();
-      } else {
-        __syncwarp();
-      }
-    }
-  }
-  __syncthreads();
-  return count;
-}
-
 // The first element through which the mass reaches the target. Its bin is listed as a whole.
 template <typename Group>
 __device__ auto LikelihoodProfile<Group>::Settle(const ProfileBins& bins, uint64_t target) const
@@ -515,21 +450,43 @@ __device__ uint64_t LikelihoodProfile<Group>::MassThrough(const ProfileBins& bin
 }
 
 template <typename Group>
+__device__ int LikelihoodProfile<Group>::FindTopK(const ProfileBins& bins, int top_k,
+                                                  bool with_counts, int& ahead) {
+  if (with_counts) {
+    if (top_k >= SumCounts()) return kNoMassBin;
+    const int bin = BinReaching(shared_.count_through, top_k);
+    ahead = bin > 0 ? shared_.count_through[bin - 1] : 0;
+    return bin;
+  }
+  if (group_.rank() == 0) {
+    SortList();
+    const int bin = bins.Bin(LogitOfKey(shared_.list.keys[top_k - 1]));
+    const int before = ListedFrom(bins, bin);
+    if (threadIdx.x < Group::kBlocks) {
+      *group_.Remote(&shared_.top_k_bin, threadIdx.x) = bin;
+      *group_.Remote(&shared_.ahead, threadIdx.x) = before;
+    }
+  }
+  group_.Sync();
+  ahead = shared_.ahead;
+  return shared_.top_k_bin;
+}
+
+template <typename Group>
 __device__ int LikelihoodProfile<Group>::Draw(const RowPart& part, const ProfileBins& bins,
-                                              float peak, uint64_t added,
-                                              const LikelihoodFilters& filters, double uniform) {
+                                              float peak, float likely, uint64_t added,
+                                              bool with_counts, const LikelihoodFilters& filters,
+                                              double uniform) {
+  const bool is_listed = !with_counts && ListSize() != kTooMany;
   const uint64_t total = SumMasses(bins, peak, added);
   if (total == 0) return kTooMany;
   // By min_p and top_k: the bin where they cut, if they do.
-  BinRange cut;
-  uint32_t ahead = 0;  // elements before the bin of the top_k-th
-  int top_k_bin = kNoMassBin;
-  if (filters.top_k > 0 && filters.top_k < SumCounts()) {
-    top_k_bin = BinReaching(shared_.count_through, filters.top_k);
-    if (top_k_bin > 0) ahead = shared_.count_through[top_k_bin - 1];
-  }
+  int ahead = 0;
+  const int top_k_bin =
+      filters.top_k > 0 ? FindTopK(bins, filters.top_k, with_counts, ahead) : kNoMassBin;
   const int min_p_bin = bins.Bin(filters.min_logit);
   const int cut_bin = min(top_k_bin, min_p_bin);
+  BinRange cut;
   uint64_t least = total;
   uint64_t most = total;
   if (cut_bin < kNoMassBin) {
@@ -555,18 +512,25 @@ __device__ int LikelihoodProfile<Group>::Draw(const RowPart& part, const Profile
   const BinRange drawn = {BinReaching(shared_.mass_through, draw_target(least)),
                           BinReaching(shared_.mass_through, draw_target(most))};
 
-  if (threadIdx.x == 0) {
-    shared_.bins = bins;
-    shared_.ranges = {cut, nucleus, drawn};
+  // The bins before that of `likely` are listed as a whole.
+  const int last_bin = max(cut.last, max(nucleus.last, drawn.last));
+  if (!is_listed || last_bin >= bins.Bin(likely)) {
+    SetBounds(bins, {nucleus, drawn, cut});
+    EmptyList();
+    if (cut.last >= 0) {
+      ListRanges<true>(part, &shared_);
+    } else {
+      ListRanges<false>(part, &shared_);
+    }
+    group_.Sync();
+    if (ListSize() == kTooMany) return kTooMany;
   }
-  EmptyKeys();
-  GatherRanges(group_, part, &shared_);
-  if (SortKeys() == kTooMany) return kTooMany;
   if (group_.rank() > 0) return 0;
+  SortList();
   if (threadIdx.x < 32) {
     uint64_t kept = total;
-    int last = shared_.num_keys - 1;
     if (cut_bin < kNoMassBin) {
+      int last = shared_.list.sorted - 1;
       if (top_k_bin == cut_bin) last = ListedFrom(bins, cut_bin) + (filters.top_k - ahead) - 1;
       if (min_p_bin == cut_bin) {
         const auto stays = [&](float logit) { return logit >= filters.min_logit; };
@@ -579,7 +543,7 @@ __device__ int LikelihoodProfile<Group>::Draw(const RowPart& part, const Profile
       kept = min(kept, end.through);
     }
     const Settled element = Settle(bins, draw_target(kept));
-    if (threadIdx.x == 0) shared_.token = IdOfKey(shared_.keys[element.index]);
+    if (threadIdx.x == 0) shared_.token = IdOfKey(shared_.list.keys[element.index]);
   }
   __syncthreads();
   return shared_.token;

@@ -85,9 +85,9 @@ struct RowPart {
   // each warp after each of its tiles, counted from the part's begin. What lies beyond the end is
   // -inf.
   //
-  // Two tiles are under way to each warp: a load that is consumed is replaced at once.
-  // kBackward: a second pass finds the end of a row in the L2.
-  template <bool kBackward = false, typename Visit, typename EndTile>
+  // kTiles are under way to each warp: a load that is consumed is replaced at once. Two take 32
+  // registers. kBackward: a second pass finds the end of a row in the L2.
+  template <int kTiles, bool kBackward, typename Visit, typename EndTile>
   __device__ __forceinline__ void Stream(const Visit& visit, const EndTile& end_tile) const {
     constexpr int kFours = kSampleTile / 128;
     constexpr int kStride = (kBackward ? -1 : 1) * kSampleWarps * kSampleTile;
@@ -97,20 +97,23 @@ struct RowPart {
     int at = (kBackward ? warp + kSampleWarps * (count - 1) : warp) * kSampleTile +
              4 * (threadIdx.x % 32);
     const float* from = row + begin + at;
-    float4 fours[2][kFours] = {};
+    float4 fours[kTiles][kFours] = {};
 #pragma unroll
-    for (int j = 0; j < kFours; ++j) LoadOnceIf(count > 0, from + 128 * j, fours[0][j]);
+    for (int k = 0; k < kTiles; ++k) {
 #pragma unroll
-    for (int j = 0; j < kFours; ++j) LoadOnceIf(count > 1, from + kStride + 128 * j, fours[1][j]);
+      for (int j = 0; j < kFours; ++j) {
+        LoadOnceIf(count > k, from + k * kStride + 128 * j, fours[k][j]);
+      }
+    }
 #pragma unroll 1
-    for (int left = count; left > 0; left -= 2) {
+    for (int left = count; left > 0; left -= kTiles) {
 #pragma unroll
-      for (int b = 0; b < 2; ++b) {
-        if (b == left) break;
+      for (int k = 0; k < kTiles; ++k) {
+        if (k == left) break;
 #pragma unroll
         for (int j = 0; j < kFours; ++j) {
-          visit(fours[b][j], begin + at + 128 * j);
-          LoadOnceIf(left > b + 2, from + 2 * kStride + 128 * j, fours[b][j]);
+          visit(fours[k][j], begin + at + 128 * j);
+          LoadOnceIf(left > k + kTiles, from + kTiles * kStride + 128 * j, fours[k][j]);
         }
         end_tile(at / kSampleTile);
         at += kStride;
@@ -126,9 +129,9 @@ struct RowPart {
       end_tile(whole_tiles);
     }
   }
-  template <bool kBackward = false, typename Visit>
+  template <int kTiles, bool kBackward, typename Visit>
   __device__ __forceinline__ void Stream(const Visit& visit) const {
-    Stream<kBackward>(visit, [](int) {});
+    Stream<kTiles, kBackward>(visit, [](int) {});
   }
 
   // visit(logit, id), without haste: for what is rare.

@@ -60,7 +60,7 @@ class RowSampler {
       if (row_.slot >= 0) args_.slot_tokens[row_.slot] = token;
     }
     if (row_.counts_tokens != 0 && group_.rank() == 0) CountToken(token);
-    if (row_.num_top_logprobs > 0) ListTopLogprobs();
+    if (row_.num_top_logprobs > 0 && !has_top_) ListTopLogprobs();
   }
 
  private:
@@ -81,8 +81,9 @@ class RowSampler {
     return false;
   }
 
-  // A pass over the raw logits has seen `seen` in this thread, and summed `scored` masses if
-  // logprobs are wanted. Whether the logits are sound; the row has failed otherwise.
+  // A pass over the raw logits has seen `seen` in this thread; if logprobs are wanted it has also
+  // summed `scored` masses and listed likely elements. Whether the logits are sound; the row has
+  // failed otherwise.
   __device__ bool SettleRaw(const Peak& seen, const MassScale& scored) {
     thread_max_ = seen.max;
     peak_ = seen.Reduce(collective_);
@@ -94,6 +95,7 @@ class RowSampler {
     }
     if (isinf(raw_max_)) return Fail(SampleStatus::kNan);
     if (WantsLogprobs()) SumScored(scored);
+    if (row_.num_top_logprobs > 0) has_top_ = WriteTopOfList();
     return true;
   }
 
@@ -107,7 +109,7 @@ class RowSampler {
   __device__ void SumScored(MassScale scored) {
     if (!scored.Suits(raw_max_)) {
       scored = MassScale::For(raw_max_, 1.0f);
-      Survey<false, true>(part_, {}, scored, &shared_.profile.sums, nullptr);
+      SurveyPart<false, true>({}, scored, CUDART_INF_F);
       if (args_.limit < args_.vocab) SumBeyond(scored);
       group_.Sync();
     }
@@ -117,14 +119,15 @@ class RowSampler {
 
   // From here on part_ is of the transformed logits. Whether the raw ones are sound.
   __device__ bool TransformOwnCopy() {
-    TileSums* const sums = &shared_.profile.sums;
     MassScale scored = {};
     Peak seen;
     if (WantsLogprobs()) {
-      scored = MassScale::For(SampleMax(collective_, part_.row, args_.limit), 1.0f);
-      seen = Survey<false, true>(part_, {}, scored, sums, own_copy_);
+      const RowSample sample = SampleRow(collective_, part_.row, args_.limit);
+      scored = MassScale::For(sample.max, 1.0f);
+      profile_.EmptyList();
+      seen = SurveyPart<false, true>({}, scored, sample.likely, own_copy_);
     } else {
-      seen = Survey<false, false>(part_, {}, {}, sums, own_copy_);
+      seen = SurveyPart<false, false>({}, {}, CUDART_INF_F, own_copy_);
     }
     if (!SettleRaw(seen, scored)) return false;
     part_.row = own_copy_;
@@ -147,54 +150,60 @@ class RowSampler {
   // The token, in the first block, or -1 after a failure.
   __device__ int Choose() {
     const bool scores = WantsLogprobs() && IsRaw();
-    const float reference =
-        IsGreedy() && !scores ? 0.0f : SampleMax(collective_, part_.row, args_.limit);
-    const MassScale scored = MassScale::For(reference, 1.0f);
-    if (IsGreedy()) {
-      const Peak seen =
-          scores ? SurveyPart<false, true>({}, scored) : SurveyPart<false, false>({}, {});
-      return Settle(seen, scored) ? peak_.id : -1;
+    if (IsGreedy() && !scores) {
+      return Settle(SurveyPart<false, false>({}, {}, CUDART_INF_F), {}) ? peak_.id : -1;
     }
-    return IsFiltered() ? DrawByLikelihood(reference, scores ? &scored : nullptr)
-                        : DrawInOrderOfIds(reference, scores ? &scored : nullptr);
-  }
-
-  template <bool kDraws, bool kScores>
-  __device__ Peak SurveyPart(const MassScale& drawn, const MassScale& scored) {
-    return Survey<kDraws, kScores>(part_, drawn, scored, &shared_.profile.sums, nullptr);
-  }
-
-  // `scored`: null if not wanted of this pass.
-  __device__ int DrawInOrderOfIds(float reference, const MassScale* scored) {
-    MassScale drawn = MassScale::For(reference, row_.temperature);
-    const Peak seen = scored != nullptr ? SurveyPart<true, true>(drawn, *scored)
-                                        : SurveyPart<true, false>(drawn, {});
-    if (!Settle(seen, scored != nullptr ? *scored : MassScale{})) return -1;
+    const RowSample sample = SampleRow(collective_, part_.row, args_.limit);
+    const MassScale scored = MassScale::For(sample.max, 1.0f);
+    if (IsFiltered()) return DrawByLikelihood(sample, scores ? &scored : nullptr);
+    profile_.EmptyList();
+    if (IsGreedy()) {
+      return Settle(SurveyPart<false, true>({}, scored, sample.likely), scored) ? peak_.id : -1;
+    }
+    MassScale drawn = MassScale::For(sample.max, row_.temperature);
+    const Peak seen = scores ? SurveyPart<true, true>(drawn, scored, sample.likely)
+                             : SurveyPart<true, false>(drawn, {}, CUDART_INF_F);
+    if (!Settle(seen, scored)) return -1;
     if (!drawn.Suits(peak_.max)) {
       drawn = MassScale::For(peak_.max, row_.temperature);
-      SurveyPart<true, false>(drawn, {});
+      SurveyPart<true, false>(drawn, {}, CUDART_INF_F);
       group_.Sync();
     }
     return DrawById<Group>(collective_, shared_.crossing, drawn, peak_.max)
         .Draw(part_, args_.limit, shared_.profile.sums, Uniform());
   }
 
-  __device__ int DrawByLikelihood(float reference, const MassScale* scored) {
+  template <bool kDraws, bool kScores>
+  __device__ Peak SurveyPart(const MassScale& drawn, const MassScale& scored, float likely,
+                             float* copy = nullptr) {
+    return Survey<kDraws, kScores>(part_, drawn, scored, likely, &shared_.profile.sums,
+                                   &shared_.profile.list, copy);
+  }
+
+  // `scored`: null if not wanted of this pass.
+  __device__ int DrawByLikelihood(const RowSample& sample, const MassScale* scored) {
     const float temperature = row_.temperature;
-    const bool with_counts = row_.top_k > 0;
-    ProfileBins bins = ProfileBins::For(reference + kHeadroom * temperature, temperature);
-    ThreadCount seen = profile_.Count(part_, bins, with_counts, scored);
+    float likely = sample.likely;
+    ProfileBins bins = ProfileBins::For(sample.max + kHeadroom * temperature, temperature);
+    ThreadCount seen = profile_.Count(part_, bins, likely, scored);
     const Peak peak = {isnan(seen.max) ? CUDART_INF_F : seen.max, 0};
     if (!Settle(peak, scored != nullptr ? *scored : MassScale{})) return -1;
-    if (!profile_.Holds(bins, peak_.max)) {
+    const bool held = profile_.Holds(bins, peak_.max);
+    const bool needs_counts = row_.top_k > 0 && profile_.ListSize() < row_.top_k;
+    if (!held) {
       // A little above: the place of the top is rounded.
       bins = ProfileBins::For(peak_.max + temperature + 1e-6f * fabsf(peak_.max), temperature);
-      seen = profile_.Count(part_, bins, with_counts, nullptr);
+    }
+    if (!held || needs_counts) {
+      if (needs_counts) likely = CUDART_INF_F;
+      seen = needs_counts ? profile_.CountWithCounts(part_, bins)
+                          : profile_.Count(part_, bins, likely, nullptr);
       group_.Sync();
     }
     if (profile_.Holds(bins, peak_.max)) {
       const LikelihoodFilters filters{MinPLogit(), row_.top_k, row_.top_p};
-      const int token = profile_.Draw(part_, bins, peak_.max, seen.added, filters, Uniform());
+      const int token = profile_.Draw(part_, bins, peak_.max, likely, seen.added, needs_counts,
+                                      filters, Uniform());
       if (token != profile_.kTooMany) return token;
     }
     return DrawByRanking();
@@ -238,15 +247,32 @@ class RowSampler {
     return static_cast<float>(peak_.max + static_cast<double>(row_.temperature) * log_min_p);
   }
 
-  // The most likely by the raw logits, in order.
+  // The most likely by the raw logits, in order, if a pass has listed as many. After a barrier.
+  __device__ bool WriteTopOfList() {
+    const int size = profile_.ListSize();
+    if (size < row_.num_top_logprobs) return false;
+    WriteTop(size);
+    return true;
+  }
+
+  // By a pass of its own.
   __device__ void ListTopLogprobs() {
+    group_.Sync();
     const RowPart raw = {Raw(), part_.begin, part_.size};
-    const int wanted = row_.num_top_logprobs;
-    const int listed = profile_.ListFrom(raw, LeastOfTop(wanted));
-    if (listed == profile_.kTooMany) return ListTopByRanking(raw);
+    const float least = LeastOfTop(row_.num_top_logprobs);
+    profile_.EmptyList();
+    ListFrom(raw, least, &shared_.profile.list);
+    group_.Sync();
+    const int size = profile_.ListSize();
+    if (size == profile_.kTooMany) return ListTopByRanking(raw);
+    WriteTop(size);
+  }
+
+  __device__ void WriteTop(int listed) {
     if (group_.rank() > 0) return;
-    const int count = min(wanted, listed);
-    if (threadIdx.x < count) WriteTop(threadIdx.x, profile_.listed_key(threadIdx.x));
+    profile_.SortList();
+    const int count = min(row_.num_top_logprobs, listed);
+    if (threadIdx.x < count) WriteLogprob(threadIdx.x, shared_.profile.list.keys[threadIdx.x]);
     if (threadIdx.x == 0) result_.top_count = count;
   }
 
@@ -277,12 +303,12 @@ class RowSampler {
       const uint64_t key = ranker.listed_key(threadIdx.x);
       int rank = 0;
       for (int i = 0; i < count; ++i) rank += ranker.listed_key(i) < key;
-      WriteTop(rank, key);
+      WriteLogprob(rank, key);
     }
     if (IsScribe()) result_.top_count = count;
   }
 
-  __device__ void WriteTop(int rank, uint64_t key) {
+  __device__ void WriteLogprob(int rank, uint64_t key) {
     result_.top[rank] = {IdOfKey(key), static_cast<float>(LogitOfKey(key) - log_sum_)};
   }
 
@@ -315,6 +341,7 @@ class RowSampler {
   float raw_max_ = 0.0f;     // of all raw logits
   float thread_max_ = 0.0f;  // of the raw ones below the limit that this thread saw
   double log_sum_ = 0.0;     // of exp(raw logit)
+  bool has_top_ = false;     // the top logprobs are written
 };
 
 }  // namespace parallax::kernels::cuda

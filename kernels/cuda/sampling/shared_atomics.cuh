@@ -1,4 +1,4 @@
-// Atomics on this block's shared memory, said to be so. Reached through members, counters would be
+// Accesses to this block's shared memory, said to be so. Reached through members, counters would be
 // updated by generic atomics, each of which waits for the value it returns.
 #ifndef PARALLAX_KERNELS_CUDA_SAMPLING_SHARED_ATOMICS_CUH_
 #define PARALLAX_KERNELS_CUDA_SAMPLING_SHARED_ATOMICS_CUH_
@@ -25,6 +25,10 @@ __device__ __forceinline__ uint32_t SharedFetchAdd(uint32_t address, uint32_t va
                : "r"(address), "r"(value)
                : "memory");
   return old;
+}
+
+__device__ __forceinline__ void SharedStore(uint32_t address, uint64_t value) {
+  asm volatile("st.shared.u64 [%0], %1;" ::"r"(address), "l"(value) : "memory");
 }
 
 }  // namespace parallax::kernels::cuda

@@ -15,14 +15,19 @@
 #include <cstdint>
 
 #include "kernels/cuda/sampling/block_group.cuh"
+#include "kernels/cuda/sampling/key_list.cuh"
 #include "kernels/cuda/sampling/row_part.cuh"
 
 namespace parallax::kernels::cuda {
 
-// A guess at the maximum of a row from some of its first `limit` logits, the same in every block;
-// 0 if they are all masked.
+// What some of a row's first `limit` logits tell of all, the same in every block.
+struct RowSample {
+  float max;     // a guess at the maximum; 0 if they are all masked
+  float likely;  // one in 200 or so of the row are no less; none if too many are masked
+};
+
 template <typename Group>
-__device__ float SampleMax(Collective<Group>& collective, const float* row, int limit) {
+__device__ RowSample SampleRow(Collective<Group>& collective, const float* row, int limit) {
   const int fours = limit / 4;
   float max = -CUDART_INF_F;
   if (fours > 0) {
@@ -30,21 +35,31 @@ __device__ float SampleMax(Collective<Group>& collective, const float* row, int 
     const float4 v = LoadOnce(row + 4 * four);
     max = fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w));
   }
-  max = fminf(max, FLT_MAX);
-  max = FloatOfOrderedBits(static_cast<uint32_t>(collective.BlockMax(OrderedBits(max))));
-  return max == -CUDART_INF_F ? 0.0f : max;
+  // The median of the maxima of 128 each.
+  const uint32_t bits =
+      collective.WarpValues(__reduce_max_sync(~0u, OrderedBits(fminf(max, FLT_MAX))));
+  const int index = threadIdx.x % kSampleWarps;
+  int rank = 0;
+#pragma unroll
+  for (int i = 0; i < kSampleWarps; ++i) {
+    const uint32_t other = __shfl_sync(~0u, bits, i);
+    rank += other > bits || (other == bits && i < index);
+  }
+  const int median = __ffs(__ballot_sync(~0u, rank == kSampleWarps / 2)) - 1;
+  const float likely = FloatOfOrderedBits(__shfl_sync(~0u, bits, median));
+  max = FloatOfOrderedBits(__reduce_max_sync(~0u, bits));
+  return {max == -CUDART_INF_F ? 0.0f : max, likely == -CUDART_INF_F ? CUDART_INF_F : likely};
 }
 
 struct MassScale {
-  float scale;   // log2(e) / temperature
-  float offset;  // any error of it changes all masses alike
+  float reference;
+  float scale;  // log2(e) / temperature
 
   __device__ static MassScale For(float reference, float temperature) {
-    const float scale = 1.44269504f / temperature;
-    return {scale, -reference * scale};
+    return {reference, 1.44269504f / temperature};
   }
   __device__ __forceinline__ float Exponent(float logit) const {
-    return __fmaf_rn(logit, scale, offset);
+    return __fmul_rn(__fsub_rn(logit, reference), scale);
   }
   __device__ __forceinline__ float Mass(float logit) const {
     float mass;
@@ -66,19 +81,6 @@ struct Peak {
   float max = -INFINITY;  // +inf for NaN
   int id = INT_MAX;       // the lowest with `max`
 
-  __device__ void See(float logit, int i) {
-    if (logit <= max) return;
-    max = isnan(logit) ? CUDART_INF_F : logit;
-    id = i;
-  }
-  __device__ __forceinline__ void SeeFour(const float4& four, int first_id) {
-    if (MaxOrNan(MaxOrNan(four.x, four.y), MaxOrNan(four.z, four.w)) <= max) return;
-    See(four.x, first_id);
-    See(four.y, first_id + 1);
-    See(four.z, first_id + 2);
-    See(four.w, first_id + 3);
-  }
-
   template <typename Group>
   __device__ Peak Reduce(Collective<Group>& collective) const {
     // ~LikelihoodKey orders by likelihood.
@@ -89,6 +91,52 @@ struct Peak {
     return all;
   }
 };
+
+// Finds a thread's peak, or its `max` alone.
+template <bool kWithId>
+class Seeker;
+
+template <>
+class Seeker<false> {
+ public:
+  __device__ __forceinline__ void See(const float4&, float max_of_four, int) {
+    max_ = MaxOrNan(max_, max_of_four);
+  }
+  __device__ Peak peak() const { return {isnan(max_) ? CUDART_INF_F : max_, 0}; }
+
+ private:
+  float max_ = -INFINITY;
+};
+
+// Without branches: new maxima are frequent enough in a warp.
+template <>
+class Seeker<true> {
+ public:
+  __device__ __forceinline__ void See(const float4& four, float max_of_four, int first_id) {
+    const bool is_higher = max_of_four > max_;
+    max_ = MaxOrNan(max_, max_of_four);
+    first_id_ = is_higher ? first_id : first_id_;
+    x_ = is_higher ? four.x : x_;
+    y_ = is_higher ? four.y : y_;
+    z_ = is_higher ? four.z : z_;
+  }
+  __device__ Peak peak() const {
+    if (isnan(max_)) return {CUDART_INF_F, 0};
+    if (max_ == -CUDART_INF_F) return {};
+    return {max_, first_id_ + (x_ == max_ ? 0 : y_ == max_ ? 1 : z_ == max_ ? 2 : 3)};
+  }
+
+ private:
+  float max_ = -INFINITY;
+  int first_id_ = 0;  // of the four that have it, the first of which are
+  float x_ = 0.0f;
+  float y_ = 0.0f;
+  float z_ = 0.0f;
+};
+
+__device__ __forceinline__ float MaxOrNan(const float4& four) {
+  return MaxOrNan(MaxOrNan(four.x, four.y), MaxOrNan(four.z, four.w));
+}
 
 // Sums of masses over this block's tiles.
 struct TileSums {
@@ -104,24 +152,28 @@ __device__ __forceinline__ void StoreWarpSum(float value, float* sum) {
   if (threadIdx.x % 32 == 0) *sum = value;
 }
 
-// The pass, as this thread sees it. `copy`: a row that gets the part's elements, or null.
+__device__ __forceinline__ float MassOfFour(const MassScale& scale, const float4& four) {
+  return (scale.Mass(four.x) + scale.Mass(four.y)) + (scale.Mass(four.z) + scale.Mass(four.w));
+}
+
+// The pass, as this thread sees it. Scoring also lists the elements no less than `likely`.
+// `copy`: a row that gets the part's elements, or null.
 template <bool kDraws, bool kScores>
-__device__ __noinline__ Peak Survey(RowPart part, MassScale drawn, MassScale scored, TileSums* sums,
-                                    float* copy) {
-  Peak peak;
+__device__ __noinline__ Peak Survey(RowPart part, MassScale drawn, MassScale scored, float likely,
+                                    TileSums* sums, KeyList* list, float* copy) {
+  const KeyWriter writer(list);
+  Seeker<!kDraws> seeker;
   float drawn_sum = 0.0f;
   float scored_sum = 0.0f;
-  part.Stream(
+  part.Stream<kScores ? 1 : 2, false>(
       [&](const float4& four, int id) {
         if (copy != nullptr) *reinterpret_cast<float4*>(copy + id) = four;
-        peak.SeeFour(four, id);
-        if (kDraws) {
-          drawn_sum +=
-              (drawn.Mass(four.x) + drawn.Mass(four.y)) + (drawn.Mass(four.z) + drawn.Mass(four.w));
-        }
+        const float max = MaxOrNan(four);
+        seeker.See(four, max, id);
+        if (kDraws) drawn_sum += MassOfFour(drawn, four);
         if (kScores) {
-          scored_sum += (scored.Mass(four.x) + scored.Mass(four.y)) +
-                        (scored.Mass(four.z) + scored.Mass(four.w));
+          scored_sum += MassOfFour(scored, four);
+          if (max >= likely) writer.PushFrom(likely, four, id);
         }
       },
       [&](int tile) {
@@ -129,7 +181,7 @@ __device__ __noinline__ Peak Survey(RowPart part, MassScale drawn, MassScale sco
         if (kScores) StoreWarpSum(scored_sum, &sums->scored[tile]);
         drawn_sum = scored_sum = 0.0f;
       });
-  return peak;
+  return seeker.peak();
 }
 
 // What follows the limit, by one block: the largest logit, NaN if one is, of those that this
@@ -158,10 +210,8 @@ __device__ double LogSumExp(Collective<Group>& collective, const TileSums& sums,
   if (has_beyond && collective.group().rank() == 0 && threadIdx.x < kSampleWarps) {
     own += MassScale::Units(sums.beyond[threadIdx.x], unit_bits);
   }
-  // Of log2(e) as rounded, so that its error does not grow with the logits.
-  const double per_octave = 1.0 / static_cast<double>(scored.scale);
-  const double octaves = log2(static_cast<double>(collective.Sum(own)));
-  return per_octave * (octaves - unit_bits - static_cast<double>(scored.offset));
+  const double octaves = log2(static_cast<double>(collective.Sum(own))) - unit_bits;
+  return scored.reference + octaves / static_cast<double>(scored.scale);
 }
 
 struct TileCrossing {
