@@ -78,6 +78,7 @@ absl::Status Application::StartEngine(const ModelLoader& load_model) {
                   .limits = *limits,
                   .outbox_bytes = static_cast<size_t>(config_.outbox_bytes),
                   .max_response_bytes = static_cast<size_t>(config_.max_response_bytes),
+                  .log_prompts = config_.log_prompts,
                   .on_engine_failed = std::move(environment_.on_engine_failed)};
   return absl::OkStatus();
 }

@@ -26,6 +26,7 @@ struct CallEnvironment {
   RequestLimits limits;
   size_t outbox_bytes = 0;
   size_t max_response_bytes = 0;
+  bool log_prompts = false;
   std::function<void()> on_engine_failed;  // see HealthMonitor; may be empty
 };
 

@@ -126,7 +126,12 @@ void AddOperationFlags(ServerConfig* config, FlagTable* flags, std::string* log_
                   "Health turns NOT_SERVING when there is work and no step was completed for "
                   "this long.");
   flags->Choice("log-level", {"debug", "info", "warning", "error"}, log_level,
-                "Lines below it are not written. debug: one line a call.");
+                "Lines below it are not written. info: one line a request, and one a refused call; "
+                "debug: one a call.");
+  flags->Switch(
+      "log-prompts", &config->log_prompts,
+      "Write the beginning of every accepted prompt, too, at level info. Who reads the log "
+      "then reads what callers wrote.");
   flags->Switch("help", &config->show_help, "Print this.");
 }
 

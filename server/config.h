@@ -71,6 +71,7 @@ struct ServerConfig {
   absl::Duration grace_period = absl::Seconds(30);
   absl::Duration stall_timeout = absl::Seconds(30);
   LogLevel log_level = LogLevel::kInfo;
+  bool log_prompts = false;
 };
 
 /// Reads the arguments after the program's name. INVALID_ARGUMENT names the flag and the

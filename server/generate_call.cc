@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "server/admission.h"
 #include "server/call_metadata.h"
+#include "server/prompt_excerpt.h"
 #include "server/request_builder.h"
 #include "server/status_mapping.h"
 
@@ -63,12 +64,14 @@ absl::Status GenerateCall::Admit() {
 }
 
 absl::StatusOr<Request> GenerateCall::Build(const v1::GenerateRequest& wire) const {
-  return BuildRequest(wire, environment_->model, environment_->limits,
-                      {.principal = principal_,
-                       .arrival = arrival_,
-                       .deadline = deadline_,
-                       .fallback_id = identity_.id,
-                       .fallback_seed = identity_.seed});
+  absl::StatusOr<Request> request = BuildRequest(wire, environment_->model, environment_->limits,
+                                                 {.principal = principal_,
+                                                  .arrival = arrival_,
+                                                  .deadline = deadline_,
+                                                  .fallback_id = identity_.id,
+                                                  .fallback_seed = identity_.seed});
+  if (request.ok() && environment_->log_prompts) LogPrompt(*request);
+  return request;
 }
 
 void GenerateCall::AnnounceId() { context_->AddInitialMetadata("x-request-id", identity_.id); }
@@ -106,6 +109,16 @@ grpc::Status GenerateCall::End(const absl::Status& status) {
   environment_->metrics->OnRpc(method_, wire.error_code());
   LogEnd(status);
   return wire;
+}
+
+void GenerateCall::LogPrompt(const Request& request) const {
+  const PromptExcerpt excerpt = ExcerptPrompt(request.prompt, environment_->model.tokenizer);
+  environment_->logger->Info("request_prompt", {{"method", RpcMethodName(method_)},
+                                                {"request_id", identity_.id},
+                                                {"principal", principal_},
+                                                {"prompt_tokens", request.prompt.size()},
+                                                {"prompt", excerpt.text},
+                                                {"is_cut", excerpt.is_cut}});
 }
 
 void GenerateCall::LogEnd(const absl::Status& status) const {

@@ -4,7 +4,8 @@
 // Metadata: x-request-id in the initial metadata of what has output and in all trailing metadata, a
 // valid traceparent of the caller's in the trailing. Log: one line a call, refused or
 // not, "request_ended", with ids, caller, tokens, timings, finish reason and peer; never with the
-// prompt or the output.
+// prompt or the output. With --log-prompts another before, "request_prompt", so that a prompt that
+// ends the server is in the log.
 //
 // Thread safety: End once, from any thread, after all else but const methods, which may be called
 // from any thread at any time; NoteFinish and NoteFirstToken from one thread at a time.
@@ -74,6 +75,7 @@ class GenerateCall {
     RequestTimings timings;
   };
 
+  void LogPrompt(const Request& request) const;
   void LogEnd(const absl::Status& status) const;
 
   RpcMethod method_;

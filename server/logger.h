@@ -3,8 +3,9 @@
 //   {"time":"2026-01-31T12:00:00.123Z","level":"warning","event":"request_failed",
 //    "request_id":"...","code":"INTERNAL"}
 //
-// Values are escaped, so a hostile request id cannot forge a line. Prompts and outputs are
-// never logged. A line is one write(2): lines of different threads do not interleave.
+// Values are escaped, so a hostile request id cannot forge a line. Outputs are never logged,
+// prompts only with --log-prompts. A line is one write(2): lines of different threads do not
+// interleave.
 //
 // The last warnings and errors are also kept in memory, whatever the threshold, for the
 // status page.
@@ -26,13 +27,14 @@ namespace parallax::server {
 
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
-/// One key and its value; numbers are written without quotes.
+/// One key and its value; numbers and booleans are written without quotes.
 class LogField {
  public:
   LogField(std::string_view key, std::string_view value);
   LogField(std::string_view key, const char* value) : LogField(key, std::string_view(value)) {}
   LogField(std::string_view key, const std::string& value)
       : LogField(key, std::string_view(value)) {}
+  LogField(std::string_view key, bool value) : key_(key), json_(value ? "true" : "false") {}
   template <std::integral T>
   LogField(std::string_view key, T value) : key_(key), json_(std::to_string(value)) {}
 
