@@ -78,6 +78,13 @@ def gpu_rate(name: str, by: str = "") -> str:
     return total_rate(f"gpu_step_{name}_total", by)
 
 
+def share_of_peak(name: str) -> str:
+    """Of what the GPU can do while it runs a step, by kind of step."""
+    return (f"{gpu_rate(name, 'instance, kind')} / ({gpu_rate('seconds', 'instance, kind')} > 0)"
+            " / on (instance) group_left ()"
+            f" max by (instance) ({metric(f'gpu_peak_{name}_per_second')})")
+
+
 ROWS: dict[str, list[Panel]] = {
     "Now": [
         stat("Instances up", "none", 'sum(up{job=~"$job",instance=~"$instance"})'),
@@ -179,21 +186,19 @@ ROWS: dict[str, list[Panel]] = {
             "{{instance}}": gpu_rate("seconds", "instance")},
             help="Share of the time in which the GPU runs a step.", most=1),
         lines("Memory bandwidth used", "percentunit", {
-            "{{instance}} {{kind}}":
-                f"{gpu_rate('bytes', 'instance, kind')}"
-                f" / ({gpu_rate('seconds', 'instance, kind')} > 0)"
-                " / on (instance) group_left ()"
-                f" max by (instance) ({metric('gpu_peak_bytes_per_second')})"}, most=1,
+            "{{instance}} {{kind}}": share_of_peak("bytes")}, most=1,
             help="Bytes a step cannot do without, by what the memory could move while it ran."),
-        lines("Model FLOP/s", "flops", {
-            "{{instance}} {{kind}}": f"{gpu_rate('flops', 'instance, kind')}"
-                                     f" / ({gpu_rate('seconds', 'instance, kind')} > 0)"},
-            help="While a step ran."),
+        lines("Compute used", "percentunit", {
+            "{{instance}} {{kind}}": share_of_peak("flops")}, most=1,
+            help="The model's operations, by what the matrix units could do while a step ran."),
         lines("GPU steps a second, by kind", "none", {
             "{{instance}} {{kind}}": total_rate("gpu_steps_total", "instance, kind")}),
         lines("GPU time of a step, by kind", "s", {
             "{{instance}} {{kind}}": f"{gpu_rate('seconds', 'instance, kind')}"
                                      f" / ({total_rate('gpu_steps_total', 'instance, kind')} > 0)"}),
+        lines("GPU start, by phase", "s", {
+            "{{instance}} {{phase}}": f"max by (instance, phase) ({metric('gpu_start_seconds')})"},
+            help="Weights loaded, linear layers tuned, graphs captured: once, at start."),
     ],
 }
 

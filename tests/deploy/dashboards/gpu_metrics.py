@@ -18,7 +18,8 @@ RATES = {
     "gpu_step_bytes_total": {"graph": 3e12, "eager": 1e11},
     "gpu_step_flops_total": {"graph": 2e12, "eager": 3e13},
 }
-PEAK_BYTES_PER_SECOND = 4.8e12
+PEAKS = {"gpu_peak_bytes_per_second": 4.8e12, "gpu_peak_flops_per_second": 9.9e14}
+START_SECONDS = {"load": 1.0, "tune": 2.5, "capture": 0.5}
 PROBE_STATE_BYTES = {"probe_state_bytes": 2e9, "probe_state_bytes_used": 5e8}
 
 
@@ -29,11 +30,12 @@ def page(seconds: float) -> str:
         lines.append(f"# TYPE parallax:{name} counter")
         lines += [f'parallax:{name}{{model_name="m",kind="{kind}"}} {rate * seconds}'
                   for kind, rate in kinds.items()]
-    for name, size in PROBE_STATE_BYTES.items():
+    lines.append("# TYPE parallax:gpu_start_seconds gauge")
+    lines += [f'parallax:gpu_start_seconds{{model_name="m",phase="{phase}"}} {took}'
+              for phase, took in START_SECONDS.items()]
+    for name, value in {**PROBE_STATE_BYTES, **PEAKS}.items():
         lines.append(f"# TYPE parallax:{name} gauge")
-        lines.append(f'parallax:{name}{{model_name="m"}} {size}')
-    lines.append("# TYPE parallax:gpu_peak_bytes_per_second gauge")
-    lines.append(f'parallax:gpu_peak_bytes_per_second{{model_name="m"}} {PEAK_BYTES_PER_SECOND}')
+        lines.append(f'parallax:{name}{{model_name="m"}} {value}')
     return "\n".join(lines) + "\n"
 
 

@@ -143,8 +143,8 @@ def test_every_name_is_a_metric_or_a_rule(watched: Prometheus) -> None:
 def test_the_gpu_page_has_the_metrics_of_the_server() -> None:
     of_server = set(re.findall(r'"parallax:(gpu_\w+)"', GPU_SOURCE))
     of_page = set(re.findall(r"^parallax:(gpu_\w+)\{", gpu_metrics.page(1.0), re.MULTILINE))
-    assert of_page == of_server and len(of_server) == 6
-    for label in (*gpu_metrics.USES, "graph", "eager"):
+    assert of_page == of_server and len(of_server) == 8
+    for label in (*gpu_metrics.USES, *gpu_metrics.START_SECONDS, "graph", "eager"):
         assert f'"{label}"' in GPU_SOURCE
     for name in gpu_metrics.PROBE_STATE_BYTES:
         assert f'"parallax:{name}"' in METRICS_SOURCE
@@ -154,12 +154,14 @@ def test_the_constants_that_are_let_through_are_panels() -> None:
     assert ZERO_WHEN_WELL <= {(panel["title"], target["refId"]) for panel, target in TARGETS}
 
 
-def test_bandwidth_is_the_share_of_the_peak(watched: Prometheus) -> None:
-    """3e12 bytes a second, in 0.8 s of steps a second, of 4.8e12: 78 %."""
-    (panel,) = [panel for panel in PANELS if panel["title"] == "Memory bandwidth used"]
+@pytest.mark.parametrize("title, share", [("Memory bandwidth used", 3e12 / 0.8 / 4.8e12),
+                                          ("Compute used", 2e12 / 0.8 / 9.9e14)])
+def test_what_is_used_is_the_share_of_the_peak(watched: Prometheus, title: str, share: float) -> None:
+    """In 0.8 s of steps a second."""
+    (panel,) = [panel for panel in PANELS if panel["title"] == title]
     query = substituted(panel["targets"][0]["expr"])
     (series,) = [s for s in watched.get("query", query=query)["result"] if s["metric"]["kind"] == "graph"]
-    assert float(series["value"][1]) == pytest.approx(3e12 / 0.8 / 4.8e12, rel=0.02)
+    assert float(series["value"][1]) == pytest.approx(share, rel=0.02)
 
 
 def test_a_wrong_query_is_refused(watched: Prometheus) -> None:
