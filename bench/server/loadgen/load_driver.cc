@@ -100,6 +100,7 @@ class LoadDriver::Impl {
 
   // The sending thread's own.
   int64_t start_ns_ = 0;
+  int64_t window_begin_ns_ = 0;
   int64_t next_intended_ns_ = 0;  // open loop
   size_t next_trace_line_ = 0;
   int64_t num_started_ = 0;
@@ -129,9 +130,9 @@ void LoadDriver::RequestStop() { impl_->RequestStop(); }
 absl::StatusOr<RunResult> LoadDriver::Impl::Run(
     const std::function<void(const Progress&)>& on_progress) {
   start_ns_ = NowNs();
-  const int64_t window_begin_ns = start_ns_ + Nanoseconds(options_.warmup_seconds);
-  const int64_t window_end_ns = window_begin_ns + Nanoseconds(options_.duration_seconds);
-  recorder_ = std::make_unique<Recorder>(options_.slo, start_ns_, window_begin_ns, window_end_ns);
+  window_begin_ns_ = start_ns_ + Nanoseconds(options_.warmup_seconds);
+  const int64_t window_end_ns = window_begin_ns_ + Nanoseconds(options_.duration_seconds);
+  recorder_ = std::make_unique<Recorder>(options_.slo, start_ns_, window_begin_ns_, window_end_ns);
   if (options_.concurrency > 0) {
     MutexLock lock(&mutex_);
     freed_ns_.assign(options_.concurrency, start_ns_);
@@ -144,7 +145,7 @@ absl::StatusOr<RunResult> LoadDriver::Impl::Run(
   Drain(std::max(NowNs(), MaySend() ? 0 : window_end_ns) + Nanoseconds(options_.drain_seconds));
   const int64_t closed_ns = MaySend() ? window_end_ns : std::min(NowNs(), window_end_ns);
   event_lag_.Stop();
-  return Finish(static_cast<double>(closed_ns - window_begin_ns) / 1e9);
+  return Finish(static_cast<double>(closed_ns - window_begin_ns_) / 1e9);
 }
 
 bool LoadDriver::Impl::MaySend() const {
@@ -208,7 +209,9 @@ void LoadDriver::Impl::StartOne(int64_t intended_ns) {
     live_.emplace(stream.get(), stream);
     peak_outstanding_ = std::max(peak_outstanding_, static_cast<int32_t>(live_.size()));
   }
-  send_lag_.Record(NowNs() - intended_ns);
+  // What was late before the window is in none of its latencies: in a closed loop the places that
+  // come free while the first streams are still being started.
+  if (intended_ns >= window_begin_ns_) send_lag_.Record(NowNs() - intended_ns);
   stream->Start(stubs_[num_started_ % stubs_.size()].get());
   ++num_started_;
 }

@@ -6,8 +6,8 @@
 // is measured from the intended start, so a server that stalls is charged for the requests
 // that waited (no coordinated omission).
 //
-// The driver watches itself. Two lags are recorded: how late requests were sent after their
-// intended start, and how late timers fire on gRPC's own event threads. If the 99th
+// The driver watches itself. Two lags are recorded: how late the window's requests were sent after
+// their intended start, and how late timers fire on gRPC's own event threads. If the 99th
 // percentile of either exceeds `max_lag_ms` the client was the bottleneck, its latencies
 // would be its own, and Run returns FAILED_PRECONDITION instead of a result.
 //

@@ -197,6 +197,16 @@ def test_a_lagging_client_prints_no_result(tmp_path: Path) -> None:
     assert "lagged" in errors and out == "" and not file.exists()
 
 
+def test_a_lag_before_the_window_is_in_no_result(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    with ahead_of_others(), ServerProcess("null") as server:
+        status, _, errors = stopped_for_a_while(server, file, "--warmup=1.6", "--duration=1",
+                                                "--max_lag_ms=100")
+    assert status == 0, errors
+    result = json.loads(file.read_text())
+    assert result["lag_ms"]["send"]["max"] < 300 < result["lag_ms"]["event"]["max"]
+
+
 def test_requests_that_were_sent_late_count_from_when_they_were_due(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     with ServerProcess("null") as server:
