@@ -38,61 +38,64 @@ class Producer {
     guess_ = min(static_cast<int>(args.units_a_sequence.Divide(slice)), args.batch - 1);
     if (threadIdx.x < kConsumerThreads) return;
     if (lane() < args.max_blocks) guessed_ = args.block_tables[guess_ * args.max_blocks + lane()];
+    if (lane() == 1) ring_.Advance();
   }
 
   __device__ void ReadSegment(const Segment& segment) {
     const PageRange<kClusterSize> range(segment, rank_);
     const int32_t* const table = args_.block_tables + segment.sequence * args_.max_blocks;
-    const int begin = segment.span.first_page + range.begin;
     const int end = segment.span.first_page + range.end;
     // The first page that holds a key of the call's own tokens.
     const int new_page = (segment.span.context - segment.span.query_len) / kPageSize;
     const auto page_of_lane = [&](int first) {
       return first + lane() < end ? table[first + lane()] : 0;
     };
+    int first = segment.span.first_page + range.begin;
     int next_pages = segment.sequence == guess_ && end <= 32
-                         ? __shfl_sync(~0u, guessed_, (begin + lane()) % 32)
-                         : page_of_lane(begin);
-    for (int first = begin; first < end; first += 32) {
+                         ? __shfl_sync(~0u, guessed_, (first + lane()) % 32)
+                         : page_of_lane(first);
+    while (first < end) {
+      int group_end = min(first + 32, end);
+      if (first < new_page) {
+        group_end = min(group_end, new_page);
+      } else {
+        WaitForPrecedingKernel();
+      }
       const __nv_bfloat16* const blocks =
           args_.cache +
           (int64_t{next_pages} * 2 * args_.num_kv_heads + segment.kv_head) * (kPageSize * kDim);
-      next_pages = page_of_lane(first + 32);
-      const int count = min(32, end - first);
-#pragma unroll 1
-      for (int i = 0; i < count; ++i) {
-        if (first + i >= new_page && !waited_) {
-          WaitForPrecedingKernel();
-          waited_ = true;
-        }
-        ReadPage(__shfl_sync(~0u, reinterpret_cast<uint64_t>(blocks), i));
-      }
+      next_pages = page_of_lane(group_end);
+      ReadGroup(blocks, group_end - first);
+      first = group_end;
     }
   }
 
  private:
   static __device__ int lane() { return threadIdx.x % 32; }
 
-  __device__ void ReadPage(uint64_t k_block) {
-    const uint64_t v_block = k_block + uint64_t{Shape::kBlockBytes} * args_.num_kv_heads;
-    if (lane() == 0) ReadBlock(k_block);
-    ring_.Advance();
-    if (lane() == 0) ReadBlock(v_block);
-    ring_.Advance();
-  }
-
-  __device__ void ReadBlock(uint64_t block) {
-    Wait(ring_.Empty(), ring_.phase() ^ 1);
-    ArriveExpect(ring_.Full(), Shape::kBlockBytes);
-    BulkCopy(ring_.Block(), reinterpret_cast<const void*>(block), Shape::kBlockBytes, ring_.Full());
+  // Lane 0 reads K and lane 1 V, each on its own way around the ring, every second slot. One warp
+  // that reads block after block would be the slowest where a CTA has an SM for itself.
+  __device__ void ReadGroup(const __nv_bfloat16* k_block_of_lane, int count) {
+    const uint64_t offset = lane() == 1 ? uint64_t{Shape::kBlockBytes} * args_.num_kv_heads : 0;
+#pragma unroll 1
+    for (int i = 0; i < count; ++i) {
+      const uint64_t k_block = __shfl_sync(~0u, reinterpret_cast<uint64_t>(k_block_of_lane), i);
+      if (lane() < 2) {
+        Wait(ring_.Empty(), ring_.phase() ^ 1);
+        ArriveExpect(ring_.Full(), Shape::kBlockBytes);
+        BulkCopy(ring_.Block(), reinterpret_cast<const void*>(k_block + offset), Shape::kBlockBytes,
+                 ring_.Full());
+      }
+      ring_.Advance();
+      ring_.Advance();
+    }
   }
 
   const DecodeArgs& args_;
   const int rank_;
   Ring<Shape::kBlockBytes> ring_;
-  bool waited_ = false;  // for the preceding kernel
-  int guess_;            // sequence
-  int guessed_ = 0;      // this lane's of its first pages
+  int guess_;        // sequence
+  int guessed_ = 0;  // this lane's of its first pages
 };
 
 template <int kDim, int kTiles, int kClusterSize>
