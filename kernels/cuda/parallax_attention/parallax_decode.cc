@@ -50,16 +50,20 @@ DecodeForm ClustersOf8(const DeviceProperties& device) {
 }
 
 // A CTA's ring holds what its SM's share of the memory's bandwidth needs on the way. More is worse:
-// the memory's queues grow, and some SMs get a quarter more from them than others.
+// the memory's queues grow, and some SMs get a quarter more from them than others. Blocks of 64
+// dims are so small that one CTA barely keeps up with issuing their copies; two an SM do.
 DecodeForm FormOfOneTile(const DeviceProperties& device, int units, int head_dim) {
   const int sms = RoundedSms(device);
+  const bool small_blocks = head_dim == 64;
   const DecodeForm clusters_of_8 = ClustersOf8(device);
   if (units <= clusters_of_8.num_clusters) return clusters_of_8;
-  if (units <= sms / 4) return {4, sms / 4, 2, 64 * 1024};
-  if (units <= sms / 2) return {2, sms / 2, 1, 96 * 1024};
+  if (units <= (small_blocks ? sms / 8 : sms / 4)) return {4, sms / 4, 2, 64 * 1024};
+  if (units <= sms / 2) {
+    return small_blocks ? DecodeForm{2, sms, 2, 48 * 1024} : DecodeForm{2, sms / 2, 1, 96 * 1024};
+  }
   // One on an SM: where two find room, the GPU puts two on one SM and leaves others idle.
   if (units <= sms) return {1, sms, 1, 96 * 1024};
-  return {1, 2 * sms, 2, (head_dim == 64 ? 48 : 64) * 1024};
+  return {1, 2 * sms, 2, (small_blocks ? 48 : 64) * 1024};
 }
 
 // The state of two tiles needs the registers of a whole SM.
@@ -169,14 +173,10 @@ size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_quer
   CheckRange("max_query_len", max_query_len, 1, kMaxDecodeQueryLen);
   if (!device.is_hopper()) return PortableDecodeWorkspaceBytes();
   const int tiles = RowBlockTiles(num_query_heads / num_kv_heads * max_query_len);
-  int64_t partials = 0;
-  // Forms change where units come to a power of two.
-  for (int units = 1; units <= 4 * device.num_sms; units *= 2) {
-    const DecodeForm form = FormOf(device, units, tiles, head_dim);
-    partials =
-        std::max(partials,
-                 form.num_clusters * DecodePartialsOfCluster({head_dim, tiles, form.cluster_size}));
-  }
+  // No form has more CTAs than that of many units, and those of a cluster share what it leaves.
+  const DecodeForm form = FormOf(device, kMaxDecodeBatch, tiles, head_dim);
+  const int64_t partials =
+      form.num_clusters * DecodePartialsOfCluster({head_dim, tiles, form.cluster_size});
   return CounterBytes(device) + partials * sizeof(float4);
 }
 
