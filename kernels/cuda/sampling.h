@@ -1,8 +1,8 @@
 // Sampling one token per row of logits on the GPU, with the semantics of kernels/sampling.h:
 // the same transforms in the same order, ties to the lower id, the same Philox draw.
 //
-// Masses are counted as integers, so that sums are exact whatever their order: a row's token
-// depends on its own logits and parameters alone, bit for bit. Greedy tokens are the CPU's. Drawn
+// Masses are counted as integers, so that sums are exact whatever their order, or added up in one
+// order: a row's token depends on its own logits and parameters alone, bit for bit. Greedy tokens are the CPU's. Drawn
 // tokens follow the CPU's inversion of the cumulative distribution (in order of likelihood when
 // min_p, top_k or top_p filter, of id otherwise), and differ from the CPU's only where u falls
 // within the rounding of the masses (about 3e-6 of each) of a boundary between two tokens. What

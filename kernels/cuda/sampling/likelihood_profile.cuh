@@ -1,13 +1,14 @@
-// Draws from a row in order of likelihood in two passes over its logits.
+// Draws from a row in order of likelihood in one or two passes over its logits.
 //
 // The first pass counts masses, exp((logit - max) / temperature), into a histogram that is linear
 // in the logit. Its top is a guess from a sample of the row, well above it, so that the maximum
 // need not be known first. Within a bin masses differ by 0.6 %; they are counted as integers
 // relative to the bin's centre, so that sums are exact in any order.
 //
-// The histogram tells in which few bins min_p, top_k, top_p and the draw can end. The second pass
-// gathers the elements of those bins; sorted, they settle each in turn. A row for which they are
-// too many (nearly equal logits) is left to Ranking. So is one of which a bin's sum overflows.
+// The histogram tells in which few bins min_p, top_k, top_p and the draw can end. The elements of
+// those bins, sorted, settle each in turn. They are among the likely elements that the first pass
+// lists, or a second pass lists them. A row for which they are too many (nearly equal logits) is
+// left to Ranking. So is one of which a bin's sum overflows.
 #ifndef PARALLAX_KERNELS_CUDA_SAMPLING_LIKELIHOOD_PROFILE_CUH_
 #define PARALLAX_KERNELS_CUDA_SAMPLING_LIKELIHOOD_PROFILE_CUH_
 
@@ -95,6 +96,13 @@ struct LogitRange {
   __device__ __forceinline__ bool Has(float logit) const { return logit >= least && logit < end; }
 };
 
+// The bins in which min_p or top_k, top_p and the draw can end.
+struct Ranges {
+  BinRange cut;
+  BinRange nucleus;
+  BinRange drawn;
+};
+
 struct ProfileShared {
   union {
     struct {
@@ -110,6 +118,7 @@ struct ProfileShared {
   };
   uint32_t nowhere[32];  // takes what has no bin
   float bounds[6];       // of three ranges of the second pass: least, end, ...
+  Ranges ranges;
   int top_k_bin;
   int ahead;  // elements before that bin
   int token;
@@ -129,7 +138,8 @@ __device__ __noinline__ ThreadCount CountMasses(RowPart part, ProfileBins bins, 
   const uint32_t weight_at = SharedAddress(shared->weight);
   const uint32_t count_at = SharedAddress(shared->count);
   const uint32_t nowhere = SharedAddress(&shared->nowhere[threadIdx.x % 32]);
-  const KeyWriter writer(&shared->list);
+  KeyWriter writer(&shared->list);
+  const auto is_likely = [=](float logit) { return logit >= likely; };
   ThreadCount thread = {-CUDART_INF_F, 0};
   float scored_sum = 0.0f;
   part.Stream<1, false>(
@@ -151,13 +161,14 @@ __device__ __noinline__ ThreadCount CountMasses(RowPart part, ProfileBins bins, 
         const float max = MaxOrNan(four);
         thread.max = MaxOrNan(thread.max, max);
         if (kScores) scored_sum += MassOfFour(scored, four);
-        if (!kWithCounts && max >= likely) writer.PushFrom(likely, four, id);
+        if (!kWithCounts && __any_sync(~0u, is_likely(max))) writer.PushIf(four, id, is_likely);
       },
       [&](int tile) {
         if (!kScores) return;
         StoreWarpSum(scored_sum, &shared->sums.scored[tile]);
         scored_sum = 0.0f;
       });
+  if (!kWithCounts) writer.Finish();
   return thread;
 }
 
@@ -170,10 +181,12 @@ __device__ __noinline__ void ListRanges(RowPart part, ProfileShared* shared) {
   const auto has = [=](float logit) {
     return a.Has(logit) | b.Has(logit) | (kThree && c.Has(logit));
   };
-  const KeyWriter writer(&shared->list);
-  part.Stream<2, true>([&](const float4& four, int id) {
-    if (has(four.x) | has(four.y) | has(four.z) | has(four.w)) writer.PushIf(four, id, has);
+  KeyWriter writer(&shared->list);
+  part.Stream<1, true>([&](const float4& four, int id) {
+    const bool is_wanted = has(four.x) | has(four.y) | has(four.z) | has(four.w);
+    if (__any_sync(~0u, is_wanted)) writer.PushIf(four, id, has);
   });
+  writer.Finish();
 }
 
 // What min_p, top_k and top_p leave.
@@ -219,15 +232,15 @@ class LikelihoodProfile {
 
   // Of this block alone. Ends with its barrier.
   __device__ void EmptyList() {
-    if (threadIdx.x == 0) shared_.list.size = 0;
+    if (threadIdx.x == 0) shared_.list.used = shared_.list.size = 0;
     is_sorted_ = false;
     __syncthreads();
   }
-  // How many elements all blocks have listed; kTooMany if they overflow a list. After a barrier of
+  // How many elements all blocks have listed; kTooMany if more than kMaxKeys. After a barrier of
   // the group.
-  __device__ int ListSize() const {
-    const int size = SizeOfAll(group_, shared_.list);
-    return size <= kKeyListSize ? size : kTooMany;
+  __device__ int ListSize() {
+    list_size_ = SizeOfAll(group_, shared_.list);
+    return list_size_ <= kMaxKeys ? list_size_ : kTooMany;
   }
   // In the first block. After ListSize(), and before a barrier of the group.
   __device__ void SortList() {
@@ -272,6 +285,17 @@ class LikelihoodProfile {
     return bin == 0 ? 0 : shared_.mass_through[bin - 1];
   }
 
+  static __device__ uint64_t NucleusTarget(float top_p, uint64_t kept) {
+    const auto target = static_cast<uint64_t>(ceil(top_p * static_cast<double>(kept)));
+    return max(uint64_t{1}, min(target, kept));
+  }
+  static __device__ uint64_t DrawTarget(double uniform, uint64_t kept) {
+    const auto below = static_cast<uint64_t>(uniform * static_cast<double>(kept));
+    return max(uint64_t{1}, min(below + 1, kept));
+  }
+  // By min_p and top_k the row is cut in `cut_bin`, if they cut it. By all lanes of a warp.
+  __device__ Ranges FindRanges(uint64_t total, int cut_bin, float top_p, double uniform) const;
+
   // Where the elements before top_k's last one are cut, by counts or by the sorted list. Returns
   // that element's bin, kNoMassBin if top_k keeps all; `ahead` is how many there are before it.
   __device__ int FindTopK(const ProfileBins& bins, int top_k, bool with_counts, int& ahead);
@@ -300,7 +324,7 @@ class LikelihoodProfile {
   // warp.
   template <typename IsBefore>
   __device__ int ListedBefore(const IsBefore& is_before) const {
-    return WarpSearch(shared_.list.sorted,
+    return WarpSearch(list_size_,
                       [&](int i) { return !is_before(LogitOfKey(shared_.list.keys[i])); });
   }
   // The first listed element of a bin no less than `bin`.
@@ -319,6 +343,7 @@ class LikelihoodProfile {
   Collective<Group>& collective_;
   ProfileShared& shared_;
   const int vocab_size_;
+  int list_size_ = 0;  // of all blocks
   bool is_sorted_ = false;
 };
 
@@ -331,12 +356,10 @@ __device__ uint64_t LikelihoodProfile<Group>::RunningSums(const Value& value, co
   uint64_t before = 0;
 #pragma unroll
   for (int row = 0; row < kRows; ++row) {
-    uint64_t sum = value(first + 32 * row);
-    for (int offset = 1; offset < 32; offset *= 2) {
-      const uint64_t lower = __shfl_up_sync(~0u, sum, offset);
-      if (lane >= offset) sum += lower;
-    }
-    sums[row] = sum + before;
+    const uint64_t sum = value(first + 32 * row);
+    sums[row] = before;
+    if (!__any_sync(~0u, sum > 0)) continue;  // most are empty
+    sums[row] += WarpInclusiveSum(sum);
     before = __shfl_sync(~0u, sums[row], 31);
   }
   uint64_t total = 0;
@@ -367,10 +390,11 @@ __device__ uint64_t LikelihoodProfile<Group>::SumMasses(const ProfileBins& bins,
         for (int r = 0; r < Group::kBlocks; ++r) {
           sum += *group_.Remote(&shared_.weight[bin], r);
         }
+        if (sum == 0) return uint64_t{0};  // most are empty
         excess += sum + (sum >> 32 != 0);
         const float scale =
             exp2f(static_cast<float>(unit_bits) - (bin - first_bin) * (kBinWidth * kLog2E));
-        return __float2ull_rn(static_cast<float>(sum) * scale);
+        return static_cast<uint64_t>(__float2ull_rn(static_cast<float>(sum) * scale));
       },
       [&](int block, int bin, uint64_t sum) {
         *group_.Remote(&shared_.mass_through[bin], block) = sum;
@@ -401,28 +425,33 @@ __device__ auto LikelihoodProfile<Group>::Settle(const ProfileBins& bins, uint64
   const uint64_t mass = shared_.mass_through[bin] - before;
   const int first = ListedFrom(bins, bin);
   const int end = ListedFrom(bins, bin + 1);
-  uint64_t weights = 0;
-  for (int i = first + lane; i < end; i += 32) weights += ListedWeight(bins, i);
-  for (int offset = 16; offset > 0; offset /= 2) weights += __shfl_xor_sync(~0u, weights, offset);
+  if (first == end) return {end - 1, before + mass};
+  // Each lane adds up successive elements of its own; then the lane's that reach the target are
+  // added one by one.
+  const int each = (end - first + 31) / 32;
+  uint32_t own = 0;
+  for (int i = first + lane * each; i < min(first + (lane + 1) * each, end); ++i) {
+    own += ListedWeight(bins, i);
+  }
+  const uint64_t through = WarpInclusiveSum(own);
+  const uint64_t weights = __shfl_sync(~0u, through, 31);
   const double mass_per_weight = static_cast<double>(mass) / static_cast<double>(weights);
   const auto wanted =
       static_cast<uint64_t>(ceil(static_cast<double>(target - before) / mass_per_weight));
-  uint64_t through = 0;
-  for (int row = first; row < end; row += 32) {
-    uint64_t sum = row + lane < end ? ListedWeight(bins, row + lane) : 0;
-    for (int offset = 1; offset < 32; offset *= 2) {
-      const uint64_t lower = __shfl_up_sync(~0u, sum, offset);
-      if (lane >= offset) sum += lower;
-    }
-    sum += through;
-    through = __shfl_sync(~0u, sum, 31);
-    const uint32_t reached = __ballot_sync(~0u, sum >= min(wanted, weights));
+  const uint64_t weight_target = min(wanted, weights);
+  const int chosen = __ffs(__ballot_sync(~0u, through >= weight_target)) - 1;
+  uint64_t weight = __shfl_sync(~0u, through - own, chosen);
+  const int chosen_first = first + chosen * each;
+  const int chosen_end = min(chosen_first + each, end);
+  for (int row = chosen_first;; row += 32) {
+    const uint64_t sum =
+        weight + WarpInclusiveSum(row + lane < chosen_end ? ListedWeight(bins, row + lane) : 0);
+    const uint32_t reached = __ballot_sync(~0u, sum >= weight_target);
+    weight = __shfl_sync(~0u, sum, reached != 0 ? __ffs(reached) - 1 : 31);
     if (reached == 0) continue;
-    const int at = __ffs(reached) - 1;
-    sum = __shfl_sync(~0u, sum, at);
-    return {row + at, before + static_cast<uint64_t>(static_cast<double>(sum) * mass_per_weight)};
+    return {row + __ffs(reached) - 1,
+            before + static_cast<uint64_t>(static_cast<double>(weight) * mass_per_weight)};
   }
-  return {end - 1, before + mass};
 }
 
 // The mass through the listed element `index` of `bin`; of all before the bin if it is not of it.
@@ -473,6 +502,28 @@ __device__ int LikelihoodProfile<Group>::FindTopK(const ProfileBins& bins, int t
 }
 
 template <typename Group>
+__device__ auto LikelihoodProfile<Group>::FindRanges(uint64_t total, int cut_bin, float top_p,
+                                                     double uniform) const -> Ranges {
+  Ranges ranges;
+  uint64_t least = total;
+  uint64_t most = total;
+  if (cut_bin < kNoMassBin) {
+    ranges.cut = {cut_bin, cut_bin};
+    least = MassBefore(cut_bin);
+    most = shared_.mass_through[cut_bin];
+  }
+  if (top_p < 1.0f) {
+    ranges.nucleus = {BinReaching(shared_.mass_through, NucleusTarget(top_p, least)),
+                      BinReaching(shared_.mass_through, NucleusTarget(top_p, most))};
+    least = MassBefore(ranges.nucleus.first);
+    most = min(most, shared_.mass_through[ranges.nucleus.last]);
+  }
+  ranges.drawn = {BinReaching(shared_.mass_through, DrawTarget(uniform, least)),
+                  BinReaching(shared_.mass_through, DrawTarget(uniform, most))};
+  return ranges;
+}
+
+template <typename Group>
 __device__ int LikelihoodProfile<Group>::Draw(const RowPart& part, const ProfileBins& bins,
                                               float peak, float likely, uint64_t added,
                                               bool with_counts, const LikelihoodFilters& filters,
@@ -486,31 +537,12 @@ __device__ int LikelihoodProfile<Group>::Draw(const RowPart& part, const Profile
       filters.top_k > 0 ? FindTopK(bins, filters.top_k, with_counts, ahead) : kNoMassBin;
   const int min_p_bin = bins.Bin(filters.min_logit);
   const int cut_bin = min(top_k_bin, min_p_bin);
-  BinRange cut;
-  uint64_t least = total;
-  uint64_t most = total;
-  if (cut_bin < kNoMassBin) {
-    cut = {cut_bin, cut_bin};
-    least = MassBefore(cut_bin);
-    most = shared_.mass_through[cut_bin];
+  if (threadIdx.x < 32) {
+    const Ranges ranges = FindRanges(total, cut_bin, filters.top_p, uniform);
+    if (threadIdx.x == 0) shared_.ranges = ranges;
   }
-  const auto nucleus_target = [&](uint64_t kept) {
-    const auto target = static_cast<uint64_t>(ceil(filters.top_p * static_cast<double>(kept)));
-    return max(uint64_t{1}, min(target, kept));
-  };
-  BinRange nucleus;
-  if (filters.top_p < 1.0f) {
-    nucleus = {BinReaching(shared_.mass_through, nucleus_target(least)),
-               BinReaching(shared_.mass_through, nucleus_target(most))};
-    least = MassBefore(nucleus.first);
-    most = min(most, shared_.mass_through[nucleus.last]);
-  }
-  const auto draw_target = [&](uint64_t kept) {
-    const auto below = static_cast<uint64_t>(uniform * static_cast<double>(kept));
-    return max(uint64_t{1}, min(below + 1, kept));
-  };
-  const BinRange drawn = {BinReaching(shared_.mass_through, draw_target(least)),
-                          BinReaching(shared_.mass_through, draw_target(most))};
+  __syncthreads();
+  const auto [cut, nucleus, drawn] = shared_.ranges;
 
   // The bins before that of `likely` are listed as a whole.
   const int last_bin = max(cut.last, max(nucleus.last, drawn.last));
@@ -530,7 +562,7 @@ __device__ int LikelihoodProfile<Group>::Draw(const RowPart& part, const Profile
   if (threadIdx.x < 32) {
     uint64_t kept = total;
     if (cut_bin < kNoMassBin) {
-      int last = shared_.list.sorted - 1;
+      int last = list_size_ - 1;
       if (top_k_bin == cut_bin) last = ListedFrom(bins, cut_bin) + (filters.top_k - ahead) - 1;
       if (min_p_bin == cut_bin) {
         const auto stays = [&](float logit) { return logit >= filters.min_logit; };
@@ -539,10 +571,10 @@ __device__ int LikelihoodProfile<Group>::Draw(const RowPart& part, const Profile
       kept = max(uint64_t{1}, MassThrough(bins, cut_bin, last));
     }
     if (filters.top_p < 1.0f) {
-      const Settled end = Settle(bins, nucleus_target(kept));
+      const Settled end = Settle(bins, NucleusTarget(filters.top_p, kept));
       kept = min(kept, end.through);
     }
-    const Settled element = Settle(bins, draw_target(kept));
+    const Settled element = Settle(bins, DrawTarget(uniform, kept));
     if (threadIdx.x == 0) shared_.token = IdOfKey(shared_.list.keys[element.index]);
   }
   __syncthreads();

@@ -81,12 +81,13 @@ struct RowPart {
     return make_float4(value(i), value(i + 1), value(i + 2), value(i + 3));
   }
 
-  // visit(four successive elements, id of the first), each by one thread, and end_tile(tile) by
-  // each warp after each of its tiles, counted from the part's begin. What lies beyond the end is
-  // -inf.
+  // visit(four successive elements, id of the first), each by one thread, all lanes of a warp
+  // together, and end_tile(tile) after each of a warp's tiles, counted from the part's begin. What
+  // lies beyond the end is -inf, of ids that are not the part's.
   //
-  // kTiles are under way to each warp: a load that is consumed is replaced at once. Two take 32
-  // registers. kBackward: a second pass finds the end of a row in the L2.
+  // kTiles are under way to each warp: a load that is consumed is replaced at once. One suffices
+  // for many rows; two take 32 registers. kBackward: a second pass finds the end of a row in the
+  // L2.
   template <int kTiles, bool kBackward, typename Visit, typename EndTile>
   __device__ __forceinline__ void Stream(const Visit& visit, const EndTile& end_tile) const {
     constexpr int kFours = kSampleTile / 128;
@@ -124,7 +125,10 @@ struct RowPart {
 #pragma unroll 1
       for (int j = 0; j < kFours; ++j) {
         const int at = whole_tiles * kSampleTile + 128 * j + 4 * (threadIdx.x % 32);
-        if (at < size) visit(Four(at), begin + at);
+        const float4 four =
+            at < size ? Four(at)
+                      : make_float4(-CUDART_INF_F, -CUDART_INF_F, -CUDART_INF_F, -CUDART_INF_F);
+        visit(four, begin + at);
       }
       end_tile(whole_tiles);
     }

@@ -77,7 +77,10 @@ class RowSampler {
   }
 
   __device__ bool Fail(SampleStatus status) {
-    if (IsScribe()) result_.status = status;
+    if (IsScribe()) {
+      result_.status = status;
+      result_.top_count = 0;  // the raw logits may have been sound
+    }
     return false;
   }
 
@@ -125,9 +128,9 @@ class RowSampler {
       const RowSample sample = SampleRow(collective_, part_.row, args_.limit);
       scored = MassScale::For(sample.max, 1.0f);
       profile_.EmptyList();
-      seen = SurveyPart<false, true>({}, scored, sample.likely, own_copy_);
+      seen = SurveyPart<false, true, true>({}, scored, sample.likely);
     } else {
-      seen = SurveyPart<false, false>({}, {}, CUDART_INF_F, own_copy_);
+      seen = SurveyPart<false, false, true>({}, {}, CUDART_INF_F);
     }
     if (!SettleRaw(seen, scored)) return false;
     part_.row = own_copy_;
@@ -173,11 +176,10 @@ class RowSampler {
         .Draw(part_, args_.limit, shared_.profile.sums, Uniform());
   }
 
-  template <bool kDraws, bool kScores>
-  __device__ Peak SurveyPart(const MassScale& drawn, const MassScale& scored, float likely,
-                             float* copy = nullptr) {
-    return Survey<kDraws, kScores>(part_, drawn, scored, likely, &shared_.profile.sums,
-                                   &shared_.profile.list, copy);
+  template <bool kDraws, bool kScores, bool kCopies = false>
+  __device__ Peak SurveyPart(const MassScale& drawn, const MassScale& scored, float likely) {
+    return Survey<kDraws, kScores, kCopies>(part_, drawn, scored, likely, &shared_.profile.sums,
+                                            &shared_.profile.list, own_copy_);
   }
 
   // `scored`: null if not wanted of this pass.

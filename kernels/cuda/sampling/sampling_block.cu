@@ -9,6 +9,7 @@ namespace parallax::kernels::cuda {
 namespace {
 
 using Shared = SampleShared<SingleBlock>;
+static_assert(sizeof(Shared) <= 99 * 1024);  // what a block gets on every GPU from sm_80 up
 
 __global__ void __launch_bounds__(kSampleThreads, 2)
     SampleBlockKernel(const __grid_constant__ SampleArgs args) {

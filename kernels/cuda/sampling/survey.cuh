@@ -23,7 +23,7 @@ namespace parallax::kernels::cuda {
 // What some of a row's first `limit` logits tell of all, the same in every block.
 struct RowSample {
   float max;     // a guess at the maximum; 0 if they are all masked
-  float likely;  // one in 200 or so of the row are no less; none if too many are masked
+  float likely;  // one in 500 or so of the row are no less; none if too many are masked
 };
 
 template <typename Group>
@@ -31,11 +31,13 @@ __device__ RowSample SampleRow(Collective<Group>& collective, const float* row, 
   const int fours = limit / 4;
   float max = -CUDART_INF_F;
   if (fours > 0) {
-    const auto four = static_cast<int>(static_cast<int64_t>(fours) * threadIdx.x / kSampleThreads);
-    const float4 v = LoadOnce(row + 4 * four);
+    const int lane = threadIdx.x % 32;
+    const int warp = threadIdx.x / 32;
+    const int begin = (fours > 32 ? fours - 32 : 0) / (kSampleWarps - 1) * warp;
+    const float4 v = LoadOnce(row + 4 * min(begin + lane, fours - 1));
     max = fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w));
   }
-  // The median of the maxima of 128 each.
+  // Of the maxima of 128 each, the fourth.
   const uint32_t bits =
       collective.WarpValues(__reduce_max_sync(~0u, OrderedBits(fminf(max, FLT_MAX))));
   const int index = threadIdx.x % kSampleWarps;
@@ -45,8 +47,8 @@ __device__ RowSample SampleRow(Collective<Group>& collective, const float* row, 
     const uint32_t other = __shfl_sync(~0u, bits, i);
     rank += other > bits || (other == bits && i < index);
   }
-  const int median = __ffs(__ballot_sync(~0u, rank == kSampleWarps / 2)) - 1;
-  const float likely = FloatOfOrderedBits(__shfl_sync(~0u, bits, median));
+  const int chosen = __ffs(__ballot_sync(~0u, rank == 3)) - 1;
+  const float likely = FloatOfOrderedBits(__shfl_sync(~0u, bits, chosen));
   max = FloatOfOrderedBits(__reduce_max_sync(~0u, bits));
   return {max == -CUDART_INF_F ? 0.0f : max, likely == -CUDART_INF_F ? CUDART_INF_F : likely};
 }
@@ -157,23 +159,25 @@ __device__ __forceinline__ float MassOfFour(const MassScale& scale, const float4
 }
 
 // The pass, as this thread sees it. Scoring also lists the elements no less than `likely`.
-// `copy`: a row that gets the part's elements, or null.
-template <bool kDraws, bool kScores>
+// `copy`: a row that gets the part's elements, if kCopies.
+template <bool kDraws, bool kScores, bool kCopies>
 __device__ __noinline__ Peak Survey(RowPart part, MassScale drawn, MassScale scored, float likely,
                                     TileSums* sums, KeyList* list, float* copy) {
-  const KeyWriter writer(list);
+  KeyWriter writer(list);
+  const auto is_likely = [=](float logit) { return logit >= likely; };
+  const int end = part.begin + part.size;
   Seeker<!kDraws> seeker;
   float drawn_sum = 0.0f;
   float scored_sum = 0.0f;
   part.Stream<kScores ? 1 : 2, false>(
       [&](const float4& four, int id) {
-        if (copy != nullptr) *reinterpret_cast<float4*>(copy + id) = four;
+        if (kCopies && id < end) *reinterpret_cast<float4*>(copy + id) = four;
         const float max = MaxOrNan(four);
         seeker.See(four, max, id);
         if (kDraws) drawn_sum += MassOfFour(drawn, four);
         if (kScores) {
           scored_sum += MassOfFour(scored, four);
-          if (max >= likely) writer.PushFrom(likely, four, id);
+          if (__any_sync(~0u, is_likely(max))) writer.PushIf(four, id, is_likely);
         }
       },
       [&](int tile) {
@@ -181,6 +185,7 @@ __device__ __noinline__ Peak Survey(RowPart part, MassScale drawn, MassScale sco
         if (kScores) StoreWarpSum(scored_sum, &sums->scored[tile]);
         drawn_sum = scored_sum = 0.0f;
       });
+  if (kScores) writer.Finish();
   return seeker.peak();
 }
 

@@ -278,7 +278,10 @@ TEST_P(SamplingTest, FailuresAreAStatusOfTheirRowOnly) {
   logits[1][17] = INFINITY;
   logits[2].assign(3000, -INFINITY);
   std::vector<SampledRow> rows(5);
-  for (SampledRow& row : rows) row.rule.token_limit = 3000;
+  for (SampledRow& row : rows) {
+    row.rule.token_limit = 3000;
+    row.num_top_logprobs = 2;
+  }
   rows[3].allowed_mask.assign(3000 / 32 + 1, 0);
   const SampledBatch batch = Run(logits, rows);
   const SampleStatus expected[] = {SampleStatus::kNan, SampleStatus::kNan, SampleStatus::kNan,
@@ -286,6 +289,7 @@ TEST_P(SamplingTest, FailuresAreAStatusOfTheirRowOnly) {
   for (size_t i = 0; i < rows.size(); ++i) {
     EXPECT_EQ(batch.results[i].status, expected[i]) << i;
     EXPECT_EQ(batch.results[i].token >= 0, expected[i] == SampleStatus::kOk) << i;
+    EXPECT_EQ(batch.results[i].top_count, expected[i] == SampleStatus::kOk ? 2 : 0) << i;
     EXPECT_EQ(batch.slot_tokens[i] == kUntouched, expected[i] != SampleStatus::kOk) << i;
   }
 }
@@ -371,7 +375,7 @@ TEST_P(SamplingTest, ARowIsBitForBitTheSameWhateverIsBesideIt) {
     rows.push_back(row);
   }
   const std::vector<SampleResult> expected = Run({logits}, rows).results;
-  for (size_t count : {300, 120, 60, 12}) {
+  for (size_t count : {300, 60, 14, 8}) {
     rows.resize(count);
     const std::vector<SampleResult> results = Run({logits}, rows).results;
     for (size_t i = 0; i < count; ++i) {
