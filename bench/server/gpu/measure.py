@@ -75,7 +75,7 @@ SCENARIOS = {
     "0.6b-text": Scenario("0.6b", ["text_256"], ["--max-num-seqs=256"], has_tokenizer=True),
     "1.7b-soak": Scenario("1.7b", ["soak"]),
 }
-TWINS = ["0.6b", "1.7b", "8b"]
+TWINS = ["0.6b", "1.7b"]
 TWIN_CASES = ["1:512", "1:2048", "1:8192", "8:512", "8:2048", "8:8192", "32:512", "32:2048",
               "32:8192", "128:512", "128:2048"]
 COLD_START = "1.7b"
