@@ -58,7 +58,7 @@ class Result:
 def of_read(result: Result, scenario: str, load: str) -> float | None:
     """Bytes of a decode step over its time on the GPU, of a plain read."""
     run = result.run(scenario, load)
-    graph = run["gpu"].get("graph") if run else None
+    graph = (run.get("gpu_steady") or run["gpu"]).get("graph") if run else None
     return graph["tb_per_s"] / result.read if graph else None
 
 
@@ -106,16 +106,16 @@ def prompt_floor_ms(result: Result) -> float:
 
 def prompts(result: Result) -> list[Bar]:
     idle = result.latency("1.7b", "prompt_8k", "ttft")
-    beside = result.run("1.7b", "prompt_8k_beside_32")
+    beside = result.run("1.7b-mixed", "prompt_8k_beside_32")
     floor = prompt_floor_ms(result)
     note = f" ({idle:.1f} over {floor:.1f} ms)" if idle else ""
     bars = [at_most("1.7b, one 8k prompt, idle, TTFT p50 over the floor", 1.3, "x",
                     idle and idle / floor, note)]
     itl = ttft = None
-    alone = result.latency("1.7b", "streams_32", "itl")
+    alone = result.latency("1.7b-mixed", "streams_32", "itl")
     if beside and alone and idle:
         itl = beside["background"]["loadgen"]["report"]["latency_ms"]["itl"]["p99"] / alone
-        ttft = result.latency("1.7b", "prompt_8k_beside_32", "ttft") / idle
+        ttft = result.latency("1.7b-mixed", "prompt_8k_beside_32", "ttft") / idle
     bars.append(at_most("32 streams beside such prompts, ITL p99 over ITL p50 without", 3, "x", itl))
     bars.append(at_most("such a prompt beside 32 streams, TTFT p50 over idle", 2, "x", ttft))
     return bars

@@ -36,7 +36,7 @@ HERE = Path(__file__).resolve().parent
 TOKENIZER = HERE.parents[2] / "models/parallax-stories-14m/tokenizer.model"
 
 # One wave of streams, all measured, whose contexts average 2048 tokens.
-WAVE_2K = ["--prompt_tokens=1792", "--output_tokens=512", "--warmup=0", "--duration=60"]
+WAVE_2K = ["--prompt_tokens=1664", "--output_tokens=768", "--warmup=0", "--duration=60"]
 LOADS = {
     "one_stream": ["--concurrency=1", "--prompt_tokens=896", "--output_tokens=256", "--duration=5"],
     "prompt_8k": ["--concurrency=1", "--prompt_tokens=8192", "--output_tokens=2", "--duration=4"],
@@ -56,6 +56,10 @@ BACKGROUNDS = {
                             "--warmup=0", "--requests=32", "--duration=60"],
 }
 BACKGROUND_LEAD_SECONDS = 2.0
+# Looked at for this long while all of so many streams decode and none is read: before and after, in
+# the same wave, fewer do.
+STEADY_STREAMS = {"streams_64_2k": 64, "streams_128_2k": 128}
+STEADY_SECONDS = 1.5
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,14 @@ class Scenario:
     shape: str
     loads: list[str]
     flags: list[str] = field(default_factory=list)
-    has_tokenizer: bool = False  # text is made of the tokens too
+    has_tokenizer: bool = False  # with the default model's tokenizer, and as small a vocabulary
 
 
 SCENARIOS = {
     "0.6b": Scenario("0.6b", ["one_stream"]),
-    "1.7b": Scenario("1.7b", ["one_stream", "prompt_8k", "streams_32", "prompt_8k_beside_32",
-                              "streams_128_2k"], ["--max-mixed-prefill-tokens=384"]),
+    "1.7b": Scenario("1.7b", ["one_stream", "prompt_8k", "streams_128_2k"]),
+    "1.7b-mixed": Scenario("1.7b", ["streams_32", "prompt_8k_beside_32"],
+                           ["--max-mixed-prefill-tokens=384"]),
     "8b": Scenario("8b", ["one_stream", "streams_64_2k"], ["--max-num-seqs=64"]),
     "1.7b-softmax": Scenario("1.7b-softmax", ["one_stream", "streams_32", "streams_128_2k"]),
     "0.6b-text": Scenario("0.6b", ["text_256"], ["--max-num-seqs=256"], has_tokenizer=True),
@@ -141,6 +146,9 @@ class Measurement:
             model = self._args.out / name
             shutil.copytree(HERE / "shapes" / scenario.shape, model, dirs_exist_ok=True)
             shutil.copy(TOKENIZER, model)
+            config = json.loads((model / "config.json").read_text())
+            config["vocab_size"] = json.loads((TOKENIZER.parent / "config.json").read_text())["vocab_size"]
+            (model / "config.json").write_text(json.dumps(config))
         flags = ["--load-format=dummy", "--max-num-seqs=128", "--max-num-batched-tokens=2048",
                  f"--gpu-plan-file={self._args.out / (scenario.shape + '.plans')}", *scenario.flags]
         server = Server(self._args.install, self._args.out, name, model, flags)
@@ -153,19 +161,48 @@ class Measurement:
         finally:
             result["server_exit"] = server.stop()
 
+    @staticmethod
+    def _flags(load: str, flags: list[str]) -> list[str]:
+        """Prompts of its own for each load: none is found in the prefix cache."""
+        return [f"--seed={1 + sorted(LOADS).index(load)}", *flags]
+
+    # What the GPU does while `streams` decode; None if they never all do.
+    @staticmethod
+    def _steady_work(server: Server, streams: int) -> dict | None:
+        def eager_steps(metrics: dict[str, float]) -> float:
+            return sum(v for k, v in metrics.items()
+                       if k.startswith("parallax:gpu_steps_total") and 'kind="eager"' in k)
+
+        deadline = time.monotonic() + 30
+        before = server.metrics()
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            now = server.metrics()
+            running = sum(v for k, v in now.items() if k.startswith("parallax:num_requests_running"))
+            if running == streams and eager_steps(now) == eager_steps(before) > 0:
+                time.sleep(STEADY_SECONDS)
+                after = server.metrics()
+                return gpu_work(now, after) if eager_steps(after) == eager_steps(now) else None
+            before = now
+        return None
+
     def _load(self, server: Server, name: str, load: str) -> dict:
         out = self._args.out
-        flags = list(LOADS[load])
+        flags = self._flags(load, LOADS[load])
         if load == "soak":
             flags.append(f"--duration={self._args.soak_seconds}")
         background = None
         if load in BACKGROUNDS:
             background = Loadgen(server, self._args.install, out / f"{name}-{load}-background.json",
-                                 BACKGROUNDS[load])
+                                 ["--seed=99", *BACKGROUNDS[load]])
             time.sleep(BACKGROUND_LEAD_SECONDS)
         before = {"device_memory_used": ask_gpu("memory.used"), **at_rest(server.metrics())}
         counted, cpu, began = server.metrics(), server.cpu_seconds(), time.monotonic()
-        loadgen = Loadgen(server, self._args.install, out / f"{name}-{load}.json", flags).wait()
+        running = Loadgen(server, self._args.install, out / f"{name}-{load}.json", flags)
+        steady = None
+        if load in STEADY_STREAMS:
+            steady = self._steady_work(server, STEADY_STREAMS[load])
+        loadgen = running.wait()
         elapsed = time.monotonic() - began
         busy = [(v - cpu.get(k, 0.0), k) for k, v in server.cpu_seconds().items()]
         after = server.metrics()
@@ -173,6 +210,7 @@ class Measurement:
             "load": load,
             "flags": flags,
             "gpu": gpu_work(counted, after),
+            "gpu_steady": steady,
             "busiest_threads": [[k, round(v / elapsed, 3)] for v, k in sorted(busy)[:-6:-1]],
             "loadgen": loadgen,
         }
@@ -181,7 +219,7 @@ class Measurement:
         else:
             at_end = {"device_memory_used": ask_gpu("memory.used"), **at_rest(after)}
             run["at_rest"] = {"before": before, "after": at_end}
-        print(name, load, json.dumps(run["gpu"]), run["busiest_threads"], flush=True)
+        print(name, load, json.dumps(steady or run["gpu"]), run["busiest_threads"], flush=True)
         return run
 
 
