@@ -6,6 +6,9 @@
 
 #include <chrono>
 #include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "clients/cpp/cancellation.h"
 #include "clients/cpp/retry.h"
@@ -17,6 +20,8 @@ struct CallOptions {
   /// DEADLINE_EXCEEDED. Unset: none.
   std::optional<std::chrono::milliseconds> timeout;
   RetryPolicy retry;
+  /// Sent with every attempt, such as {"traceparent", "00-..."}. Keys are lower case.
+  std::vector<std::pair<std::string, std::string>> metadata = {};
   Cancellation* cancellation = nullptr;  // outlives the call, if set
 };
 

@@ -62,4 +62,9 @@ void AddToken(const std::string& token, grpc::ClientContext* context) {
   if (!token.empty()) context->AddMetadata("authorization", "Bearer " + token);
 }
 
+void AddMetadata(const std::vector<std::pair<std::string, std::string>>& metadata,
+                 grpc::ClientContext* context) {
+  for (const auto& [key, value] : metadata) context->AddMetadata(key, value);
+}
+
 }  // namespace parallax::client

@@ -13,6 +13,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace parallax::client {
 
@@ -41,6 +43,9 @@ grpc::Status CreateChannel(const ChannelOptions& options, std::shared_ptr<grpc::
 
 /// Adds the bearer token, if there is one, to a call.
 void AddToken(const std::string& token, grpc::ClientContext* context);
+/// Adds what CallOptions::metadata holds.
+void AddMetadata(const std::vector<std::pair<std::string, std::string>>& metadata,
+                 grpc::ClientContext* context);
 
 }  // namespace parallax::client
 

@@ -25,6 +25,7 @@ class StreamCall::Attempt final : public grpc::ClientReadReactor<v1::GenerateChu
       context_.set_deadline(call_->deadline_);
     }
     AddToken(call_->token_, &context_);
+    AddMetadata(call_->metadata_, &context_);
   }
 
   void Start() {
@@ -71,6 +72,7 @@ StreamCall::StreamCall(v1::InferenceService::Stub* stub, std::string token,
                        StreamCallbacks callbacks)
     : stub_(stub),
       token_(std::move(token)),
+      metadata_(options.metadata),
       request_(std::move(request)),
       callbacks_(std::move(callbacks)),
       deadline_(DeadlineOf(options)),

@@ -20,6 +20,8 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "clients/cpp/call_options.h"
 #include "parallax/v1/inference.grpc.pb.h"
@@ -71,6 +73,7 @@ class StreamCall : public std::enable_shared_from_this<StreamCall> {
 
   v1::InferenceService::Stub* const stub_;
   const std::string token_;
+  const std::vector<std::pair<std::string, std::string>> metadata_;
   const v1::GenerateRequest request_;
   const StreamCallbacks callbacks_;
   const std::chrono::system_clock::time_point deadline_;  // max() = none

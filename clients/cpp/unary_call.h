@@ -25,6 +25,7 @@ grpc::Status CallWithRetries(const CallOptions& options, const std::string& toke
     grpc::ClientContext context;
     if (options.timeout) context.set_deadline(start + *options.timeout);
     AddToken(token, &context);
+    AddMetadata(options.metadata, &context);
     grpc::Status status;
     {
       const CancellationScope scope(options.cancellation, [&context] { context.TryCancel(); });

@@ -33,6 +33,34 @@ def code_of(call: Any) -> grpc.StatusCode:
     return Code.OK
 
 
+def refusal_of(call: Any) -> tuple[grpc.StatusCode, str, frozenset[str]]:
+    """All that a stranger sees of it: code, message, names of trailing metadata."""
+    with pytest.raises(grpc.RpcError) as failure:
+        call()
+    error = failure.value
+    return error.code(), error.details(), frozenset(dict(error.trailing_metadata() or ()))
+
+
+def test_what_is_wrong_with_a_token_is_not_said(tokens: Path) -> None:
+    """Of none, a wrong one, a part of a right one and another scheme the answers are equal."""
+    with ServerProcess("null", f"--auth-token-file={tokens}") as server:
+        with grpc.insecure_channel(server.address) as channel:
+            for method in ("Generate", "GenerateStream", "Tokenize", "Detokenize", "GetModelInfo", "Abort"):
+                stream = method == "GenerateStream"
+                path = f"/parallax.v1.InferenceService/{method}"
+                call = channel.unary_stream(path) if stream else channel.unary_unary(path)
+                values = (None, "Bearer wrong", f"Bearer {ALICE[:-1]}", f"Bearer {ALICE}x", f"Basic {ALICE}")
+                refusals = set()
+                for value in values:
+                    metadata = [("authorization", value)] if value else []
+                    perform = lambda: call(b"", metadata=metadata)  # noqa: B023, E731
+                    refusals.add(refusal_of(lambda: list(perform()) if stream else perform()))
+                assert len(refusals) == 1, refusals
+                ((code, details, _),) = refusals
+                assert code == Code.UNAUTHENTICATED, method
+                assert ALICE not in details and "wrong" not in details
+
+
 def test_bearer_tokens(tokens: Path) -> None:
     with ServerProcess("null", f"--auth-token-file={tokens}") as server:
         for token, expected in (
@@ -47,6 +75,10 @@ def test_bearer_tokens(tokens: Path) -> None:
                 assert code_of(lambda: list(client.stream([1], max_tokens=1))) == expected
                 assert code_of(client.model_info) == expected
                 assert code_of(lambda: client.abort(["x"])) == expected
+                # The null model has no tokenizer, which is told to callers only.
+                told = Code.FAILED_PRECONDITION if expected is Code.OK else expected
+                assert code_of(lambda: client.tokenize("x")) == told
+                assert code_of(lambda: client.detokenize([1])) == told
                 # A supervisor needs no token to ask whether the server lives.
                 assert client.health() is ServingStatus.SERVING
         assert ALICE not in server.log() and BOB not in server.log()

@@ -2,6 +2,7 @@
 
 #include <google/protobuf/util/json_util.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
@@ -37,6 +38,22 @@ std::string StripBlanks(const std::string& text) {
   return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
 }
 
+// "name:value" of what a header may hold; "grpc-" is gRPC's own.
+bool ReadMetadatum(const std::string& text,
+                   std::vector<std::pair<std::string, std::string>>* metadata) {
+  const size_t colon = text.find(':');
+  if (colon == std::string::npos || colon == 0 || text.starts_with("grpc-")) return false;
+  const std::string name = text.substr(0, colon), value = text.substr(colon + 1);
+  const auto in_name = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+  };
+  const auto in_value = [](char c) { return c >= 0x20 && c < 0x7f; };
+  if (!std::all_of(name.begin(), name.end(), in_name)) return false;
+  if (!std::all_of(value.begin(), value.end(), in_value)) return false;
+  metadata->emplace_back(name, value);
+  return true;
+}
+
 }  // namespace
 
 void Connection::Register(ArgParser* parser) {
@@ -52,6 +69,10 @@ void Connection::Register(ArgParser* parser) {
   parser->Option("tls-server-name", "NAME", &server_name, "Name to expect in the certificate.");
   parser->Option("token-file", "FILE", &token_file,
                  "Bearer token. Default: $PARALLAX_TOKEN_FILE, else none.");
+  parser->Option(
+      "metadata", "NAME:VALUE",
+      [this](const std::string& text) { return ReadMetadatum(text, &metadata); },
+      "Sent with the call, such as traceparent:00-...; repeatable.");
   parser->Option("timeout-ms", "MS", &timeout_ms, "Deadline of the call. Default: none.");
   parser->Option("attempts", "N", &attempts,
                  "Tries when the server is unavailable or full. Default 5.");
@@ -77,6 +98,7 @@ CallOptions Connection::ToCallOptions(Cancellation* interrupt) const {
   CallOptions options;
   if (timeout_ms) options.timeout = std::chrono::milliseconds(*timeout_ms);
   options.retry.max_attempts = attempts;
+  options.metadata = metadata;
   options.cancellation = interrupt;
   return options;
 }

@@ -12,6 +12,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "clients/cpp/admin_client.h"
@@ -46,6 +47,7 @@ struct Connection {
   std::string key_file;
   std::string server_name;
   std::string token_file;
+  std::vector<std::pair<std::string, std::string>> metadata;
   std::optional<int64_t> timeout_ms;
   int32_t attempts = 5;
   bool json = false;

@@ -56,6 +56,18 @@ TEST_F(ClientTest, SendsTheBearerToken) {
   EXPECT_EQ(service().last_authorization(), "Bearer secret");
 }
 
+TEST_F(ClientTest, SendsMetadataWithEveryAttempt) {
+  options_.metadata = {{"traceparent", "00-1-2-01"}};
+  service().Script({{.status = kUnavailable}, {.chunks = {"a"}}});
+  v1::GenerateResponse response;
+  ASSERT_TRUE(client_->Generate({}, options_, &response).ok());
+  service().Script({{.status = kUnavailable}, {.chunks = {"a"}}});
+  std::string text;
+  ASSERT_TRUE(Stream(&text).ok());
+  EXPECT_THAT(service().traceparents(),
+              testing::ElementsAre("00-1-2-01", "00-1-2-01", "00-1-2-01", "00-1-2-01"));
+}
+
 TEST_F(ClientTest, RetriesWhatIsWorthRetrying) {
   service().Script({{.status = kUnavailable}, {.status = kFull}, {.chunks = {"ab", "c"}}});
   v1::GenerateResponse response;

@@ -44,6 +44,12 @@ class FakeService final : public v1::InferenceService::Service {
     return authorization_;
   }
 
+  /// Of all attempts that had one.
+  std::vector<std::string> traceparents() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return traceparents_;
+  }
+
   void AwaitAttempts(int count) {
     std::unique_lock<std::mutex> lock(mutex_);
     changed_.wait(lock, [&] { return attempts_ >= count; });
@@ -104,6 +110,10 @@ class FakeService final : public v1::InferenceService::Service {
     authorization_ = authorization == metadata.end()
                          ? ""
                          : std::string(authorization->second.data(), authorization->second.size());
+    const auto traceparent = metadata.find("traceparent");
+    if (traceparent != metadata.end()) {
+      traceparents_.emplace_back(traceparent->second.data(), traceparent->second.size());
+    }
     ScriptedAttempt attempt;
     if (!script_.empty()) {
       attempt = script_.front();
@@ -135,6 +145,7 @@ class FakeService final : public v1::InferenceService::Service {
   std::deque<ScriptedAttempt> script_;
   int attempts_ = 0;
   std::string authorization_;
+  std::vector<std::string> traceparents_;
 };
 
 /// A FakeService behind a real port of the loopback interface.

@@ -36,6 +36,7 @@ class ScriptedService(inference_pb2_grpc.InferenceServiceServicer):
         self.script: list[Attempt] = []
         self.attempts = 0
         self.authorization: str | None = None
+        self.traceparents: list[str] = []
         self.started = threading.Event()
         self.ended = threading.Event()
 
@@ -61,7 +62,9 @@ class ScriptedService(inference_pb2_grpc.InferenceServiceServicer):
     def _next(self, context: grpc.ServicerContext) -> Attempt:
         self.attempts += 1
         context.add_callback(self.ended.set)
-        self.authorization = dict(context.invocation_metadata()).get("authorization")
+        metadata = dict(context.invocation_metadata())
+        self.authorization = metadata.get("authorization")
+        self.traceparents += [metadata["traceparent"]] if "traceparent" in metadata else []
         return self.script.pop(0) if self.script else Attempt(chunks=["ok"])
 
     def _end(self, attempt: Attempt, context: grpc.ServicerContext) -> None:
@@ -109,6 +112,29 @@ def test_token_is_sent(client: Client, service: ScriptedService) -> None:
     client.generate("x")
     assert service.authorization == "Bearer secret"
     assert text_of(client.stream("x")) == "ok"
+    assert service.authorization == "Bearer secret"
+
+
+def test_metadata_is_sent_and_a_function_is_asked_at_each_attempt(service: ScriptedService) -> None:
+    target = f"127.0.0.1:{service.port}"
+    with Client(target, retry=QUICK, metadata=[("traceparent", "fixed")]) as client:
+        client.generate("x")
+        text_of(client.stream("x"))
+    assert service.traceparents == ["fixed", "fixed"]
+    spans = iter("abcdef")
+    spanning = {"metadata": lambda: [("traceparent", next(spans))], "token": "secret"}
+    service.script = [Attempt(Code.UNAVAILABLE), Attempt(chunks=["ok"])]
+    with Client(target, retry=QUICK, **spanning) as client:
+        client.generate("x")
+        text_of(client.stream("x"))
+
+    async def run() -> None:
+        async with AsyncClient(target, retry=QUICK, **spanning) as client:
+            await client.generate("x")
+            assert [chunk.text async for chunk in client.stream("x")] == ["ok"]
+
+    asyncio.run(run())
+    assert service.traceparents[2:] == ["a", "b", "c", "d", "e"]
     assert service.authorization == "Bearer secret"
 
 

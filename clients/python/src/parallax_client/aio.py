@@ -9,7 +9,7 @@ from typing import Any, AsyncIterator, Awaitable, Callable, Sequence, TypeVar
 import grpc
 
 from parallax_client import health
-from parallax_client.channel import TlsOptions, call_metadata, channel_arguments
+from parallax_client.channel import Metadata, TlsOptions, call_metadata, channel_arguments
 from parallax_client.perplexity import Perplexity, window_size, windows
 from parallax_client.request import build_request
 from parallax_client.retry import Backoff, RetryPolicy
@@ -58,6 +58,10 @@ class AsyncStream(AsyncIterator[pb.GenerateChunk]):
         self._cancelled = True
         self._call.cancel()
 
+    async def trailing_metadata(self) -> dict[str, str]:
+        """`x-request-id` and the caller's `traceparent`, once the call has ended."""
+        return {key: str(value) for key, value in await self._call.trailing_metadata() or ()}
+
     async def __aenter__(self) -> AsyncStream:
         return self
 
@@ -74,7 +78,7 @@ class AsyncClient:
     """One connection to a server, for one event loop.
 
     Cancelling the task that awaits a call cancels the call. `timeout` arguments are gRPC
-    deadlines in seconds, over all attempts together.
+    deadlines in seconds, over all attempts together. `metadata` is Client's.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class AsyncClient:
         *,
         tls: TlsOptions | None = None,
         token: str | None = None,
+        metadata: Metadata | Callable[[], Metadata] = (),
         retry: RetryPolicy = RetryPolicy(),
     ) -> None:
         arguments = channel_arguments(tls)
@@ -91,7 +96,7 @@ class AsyncClient:
         else:
             self._channel = grpc.aio.secure_channel(target, tls.credentials(), options=arguments)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
-        self._metadata = call_metadata(token)
+        self._metadata = call_metadata(token, metadata)
         self._retry = retry
 
     async def generate(
@@ -116,7 +121,7 @@ class AsyncClient:
     ) -> AsyncStream:
         return AsyncStream(
             lambda remaining: self._stub.GenerateStream(
-                request, timeout=remaining, metadata=self._metadata
+                request, timeout=remaining, metadata=self._metadata()
             ),
             Backoff(self._retry, timeout),
         )
@@ -193,7 +198,7 @@ class AsyncClient:
         backoff = Backoff(self._retry, timeout)
         while True:
             try:
-                return await method(request, timeout=backoff.remaining(), metadata=self._metadata)
+                return await method(request, timeout=backoff.remaining(), metadata=self._metadata())
             except grpc.RpcError as error:
                 wait = backoff.next(error)
                 if wait is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Sequence
 
 import grpc
 
@@ -47,8 +47,18 @@ def channel_arguments(tls: TlsOptions | None) -> list[tuple[str, Any]]:
     return arguments
 
 
-def call_metadata(token: str | None) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {token}"),) if token else ()
+Metadata = Sequence[tuple[str, str]]
+
+
+def call_metadata(
+    token: str | None, metadata: Metadata | Callable[[], Metadata]
+) -> Callable[[], Metadata]:
+    """What to send with a call, asked for at each attempt."""
+    own = (("authorization", f"Bearer {token}"),) if token else ()
+    if callable(metadata):
+        return lambda: (*own, *metadata())
+    fixed = (*own, *metadata)
+    return lambda: fixed
 
 
 def _read(path: str | None) -> bytes | None:

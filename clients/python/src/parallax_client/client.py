@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterator, Sequence, TypeVar
 import grpc
 
 from parallax_client import health
-from parallax_client.channel import TlsOptions, call_metadata, channel_arguments
+from parallax_client.channel import Metadata, TlsOptions, call_metadata, channel_arguments
 from parallax_client.perplexity import Perplexity, window_size, windows
 from parallax_client.request import build_request
 from parallax_client.retry import Backoff, RetryPolicy
@@ -55,8 +55,12 @@ class Stream(Iterator[pb.GenerateChunk]):
         self._call.cancel()
 
     def initial_metadata(self) -> dict[str, str]:
-        """`x-request-id`, once the server has accepted the request."""
+        """`x-request-id`, with the first output; sooner if the server named the request."""
         return {key: str(value) for key, value in self._call.initial_metadata()}
+
+    def trailing_metadata(self) -> dict[str, str]:
+        """`x-request-id` and the caller's `traceparent`, once the call has ended."""
+        return {key: str(value) for key, value in self._call.trailing_metadata() or ()}
 
     def __enter__(self) -> Stream:
         return self
@@ -73,7 +77,10 @@ class Stream(Iterator[pb.GenerateChunk]):
 class Client:
     """One connection to a server. All methods may be called from any thread.
 
-    `timeout` arguments are gRPC deadlines in seconds, over all attempts together.
+    `timeout` arguments are gRPC deadlines in seconds, over all attempts together. `metadata` goes
+    with every call; a function is asked anew each time, as a trace context must be:
+
+        Client(metadata=lambda: [("traceparent", current_span())])
     """
 
     def __init__(
@@ -82,6 +89,7 @@ class Client:
         *,
         tls: TlsOptions | None = None,
         token: str | None = None,
+        metadata: Metadata | Callable[[], Metadata] = (),
         retry: RetryPolicy = RetryPolicy(),
     ) -> None:
         arguments = channel_arguments(tls)
@@ -90,7 +98,7 @@ class Client:
         else:
             self._channel = grpc.secure_channel(target, tls.credentials(), options=arguments)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
-        self._metadata = call_metadata(token)
+        self._metadata = call_metadata(token, metadata)
         self._retry = retry
 
     def generate(
@@ -111,7 +119,7 @@ class Client:
     def send_stream(self, request: pb.GenerateRequest, *, timeout: float | None = None) -> Stream:
         return Stream(
             lambda remaining: self._stub.GenerateStream(
-                request, timeout=remaining, metadata=self._metadata
+                request, timeout=remaining, metadata=self._metadata()
             ),
             Backoff(self._retry, timeout),
         )
@@ -204,7 +212,7 @@ class Client:
         backoff = Backoff(self._retry, timeout)
         while True:
             try:
-                return method(request, timeout=backoff.remaining(), metadata=self._metadata)
+                return method(request, timeout=backoff.remaining(), metadata=self._metadata())
             except grpc.RpcError as error:
                 wait = backoff.next(error)
                 if wait is None:
