@@ -5,6 +5,8 @@
 #   make dashboards a loaded server, its status page and Prometheus, until Ctrl-C
 #   make test       builds and runs every test
 #   make test-gateway  the smg gateway and OpenAI's client on 3 replicas; needs PyPI, 3 minutes
+#   make test-deploy  manifests against Kubernetes' schemas, Dockerfile by hadolint; needs PyPI
+#   make test-image   the Dockerfile's steps in a bare Debian, and the image run; needs root, 15 minutes
 #   make sanitize   the tests again under ASan+UBSan and under TSan
 #   make fuzz       every fuzz target for FUZZ_SECONDS
 #   make bench      the CPU benchmarks of bench/README.md
@@ -28,7 +30,7 @@ TEST_FLAGS = -DPARALLAX_BUILD_TESTS=ON -DPARALLAX_BUILD_BENCH=ON -DPARALLAX_ENAB
              -DPARALLAX_PYTHON=$(PYTHON)
 
 .PHONY: help deps demo serve dashboards build test sanitize asan tsan fuzz bench format clean
-.PHONY: demo-binaries package
+.PHONY: demo-binaries package test-deploy test-gateway test-image
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -61,6 +63,12 @@ test: build
 
 test-gateway: build
 	tests/gateway/run_gateway_tests.sh $(BUILD)
+
+test-deploy:
+	tests/deploy/linters/run_linters.sh $(BUILD)
+
+test-image:
+	nice tests/deploy/run_dockerfile.py $(BUILD)/image $(MODEL)
 
 sanitize: asan tsan
 

@@ -32,6 +32,7 @@ DOCKERFILE = REPOSITORY / "deploy" / "docker" / "Dockerfile"
 MIRROR = "http://deb.debian.org/debian"
 BASES = {"debian:12-slim": "bookworm"}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+VERBS = {"RUN", "COPY", "WORKDIR", "ENV", "USER", "ENTRYPOINT", "CMD", "HEALTHCHECK", "STOPSIGNAL", "EXPOSE"}
 START_SECONDS = 120  # the HEALTHCHECK's start period
 
 
@@ -115,8 +116,8 @@ class Builder:
         return image
 
     def _debootstrap(self, suite: str) -> Path:
-        root = self._folder / suite
-        if not (root / "complete").exists():
+        root, complete = self._folder / suite, self._folder / f"{suite}.complete"
+        if not complete.exists():
             run("rm", "-rf", "--one-file-system", root)
             run("debootstrap", "--variant=minbase", suite, root, MIRROR)
             # This machine's way to the mirror.
@@ -124,10 +125,12 @@ class Builder:
             config = root / "etc" / "apt" / "apt.conf.d" / "00host"
             with config.open("w") as file:
                 run("apt-config", "dump", *ways, stdout=file)
-            (root / "complete").touch()
+            complete.touch()
         return root
 
     def _do(self, image: Image, verb: str, rest: str) -> None:
+        if verb not in VERBS:
+            raise SystemExit(f"run_dockerfile.py: {verb} is not understood")
         if verb == "RUN":
             shutil.copy("/etc/resolv.conf", image.root / "etc" / "resolv.conf")
             run(*inside(image, ["/bin/sh", "-c", rest], network=True))
@@ -151,8 +154,6 @@ class Builder:
             image.health = json.loads(rest[rest.index("CMD") + 3 :])
         elif verb == "STOPSIGNAL":
             image.stop_signal = rest.strip()
-        elif verb != "EXPOSE":  # a note for people
-            raise SystemExit(f"run_dockerfile.py: {verb} is not understood")
 
     def _copy(self, image: Image, rest: str) -> None:
         words = rest.split()

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+import run_dockerfile
+
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 LABELS = {"app.kubernetes.io/name": "parallax-server"}
 # What the API server requires of these kinds, and the version that serves them.
@@ -177,6 +179,16 @@ def test_the_image_runs_as_the_user_of_the_manifest() -> None:
     assert f"USER {user}:{user}" in dockerfile
     last_user = re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE)[-1]
     assert last_user == f"{user}:{user}"
+
+
+def test_make_test_image_understands_every_step_of_the_cpu_image() -> None:
+    stages = run_dockerfile.parse((DEPLOY / "docker" / "Dockerfile").read_text())
+    assert stages["cpu"].base == "runtime" and stages["runtime"].base in run_dockerfile.BASES
+    assert stages["build-cpu"].base in run_dockerfile.BASES
+    verbs = {verb for name in ("build-cpu", "runtime", "cpu") for verb, _ in stages[name].steps}
+    assert {"RUN", "COPY", "USER", "ENV", "HEALTHCHECK", "ENTRYPOINT"} <= verbs <= run_dockerfile.VERBS
+    # A step that goes on over several lines is one.
+    assert sum("apt-get install" in rest for _, rest in stages["build-cpu"].steps) == 1
 
 
 def test_the_dockerfile_copies_from_stages_and_files_that_exist() -> None:
