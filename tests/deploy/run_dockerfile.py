@@ -233,10 +233,10 @@ def main() -> None:
     if os.geteuid() != 0 or not shutil.which("debootstrap"):
         sys.exit("run_dockerfile.py: needs root and debootstrap (apt-get install debootstrap)")
     began = time.monotonic()
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY,
+                            capture_output=True, text=True, check=True).stdout.strip()
     image = Builder(arguments.folder.resolve()).build("cpu")
     serve(image, arguments.model)
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=REPOSITORY,
-                            capture_output=True, text=True, check=True).stdout.strip()
     print(f"the image of {commit} was built and ran, {time.monotonic() - began:.0f} s")
 
 
