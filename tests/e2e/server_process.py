@@ -23,6 +23,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 STORIES_MODEL = REPOSITORY / "models" / "parallax-stories-14m"
 NO_RETRY = RetryPolicy(max_attempts=1)
 START_SECONDS = 120
+# The CPU computes a row alike whatever runs beside it. The GPU's kernels differ by batch size.
+IS_BITWISE = "--device=cuda" not in os.environ.get("PARALLAX_SERVER_FLAGS", "")
 
 
 class ServerProcess:

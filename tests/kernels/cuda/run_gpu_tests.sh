@@ -4,8 +4,9 @@
 #   run_gpu_tests.sh BUILD OUT.json [COMMIT]
 #
 # OUT.json: device, driver, commit and each program's result and seconds. COMMIT is asked of git
-# unless given. JOBS programs (default 6) run side by side. run_compute_sanitizer.sh runs the same
-# programs under compute-sanitizer.
+# unless given. JOBS programs (default 6) run side by side; cuda_memory_test, which compares the
+# device's free memory, runs alone after them. run_compute_sanitizer.sh runs the same programs under
+# compute-sanitizer.
 # Exit code 0: every program passed, and there was at least one.
 set -euo pipefail
 
@@ -28,8 +29,9 @@ run() {
 }
 export -f run
 
-find "$build/gpu_tests" -type f -executable -print0 | sort -z |
-  xargs -0 -n 1 -P "${JOBS:-6}" bash -c 'run "$1"' run
+find "$build/gpu_tests" -type f -executable ! -name cuda_memory_test -print0 | sort -z |
+  xargs -0 -r -n 1 -P "${JOBS:-6}" bash -c 'run "$1"' run
+[[ ! -x $build/gpu_tests/cuda_memory_test ]] || run "$build/gpu_tests/cuda_memory_test"
 
 readonly rows=("$LOGS"/*.json)
 total=$(cat "${rows[@]}" | wc -l)
