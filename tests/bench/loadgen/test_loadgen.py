@@ -126,9 +126,11 @@ def test_mean_ttft_agrees_with_the_server(tmp_path: Path) -> None:
     with ahead_of_others(), ServerProcess("null", "--max-num-seqs=1") as server:
         result = load(server, tmp_path / "run.json", "--concurrency=128", "--warmup=0",
                       "--duration=3", "--output_tokens=2000")
-    ttft = result["latency_ms"]["ttft"]
-    assert ttft["count"] == counter(result, "time_to_first_token_seconds_count")
-    assert ttft["mean"] == pytest.approx(mean_ms(result, "time_to_first_token_seconds"), rel=0.05)
+    # Of the whole run: a request may fall due as the window closes.
+    ended = result["whole_run"]["requests"]
+    assert ended == counter(result, "time_to_first_token_seconds_count") > 100
+    both = result["both_sides"]["mean_ttft_ms"]
+    assert both["client"] == pytest.approx(both["server"], rel=0.05)
 
 
 def test_idle_ttft_agrees_with_the_server(tmp_path: Path) -> None:
