@@ -1,12 +1,14 @@
 # The door to everything; the work is done by CMake and the scripts it names.
 #
 #   make demo       from nothing to a served model: installs, builds, streams, stops
-#   make serve      the same server, kept running
+#   make serve      the same server, kept running; SERVER_FLAGS="--listen=..." are passed on
 #   make dashboards a loaded server, its status page and Prometheus, until Ctrl-C
+#   make build      everything: server, clients, load generator, tests, benchmarks
+#   make package    the relocatable tarball of deploy/package
 #   make test       builds and runs every test
-#   make test-gateway  the smg gateway and OpenAI's client on 3 replicas; needs PyPI, 3 minutes
-#   make test-deploy  manifests against Kubernetes' schemas, Dockerfile by hadolint; needs PyPI
-#   make test-image   the Dockerfile's steps in a bare Debian, and the image run; needs root, 15 minutes
+#   make test-gateway the smg gateway and OpenAI's client on 3 replicas; needs PyPI, 3 minutes
+#   make test-deploy manifests against Kubernetes' schemas, Dockerfile by hadolint; needs PyPI
+#   make test-image the Dockerfile's steps in a bare Debian, and the image run; needs root, 20 minutes
 #   make sanitize   the tests again under ASan+UBSan and under TSan
 #   make fuzz       every fuzz target for FUZZ_SECONDS
 #   make bench      the CPU benchmarks of bench/README.md
@@ -21,6 +23,7 @@ MODEL ?= models/parallax-stories-14m
 FUZZ_SECONDS ?= 60
 PYTHON ?= /usr/bin/python3
 CMAKE_FLAGS ?=
+SERVER_FLAGS ?=
 
 # A demo needs no CUDA compiler run unless there is a GPU to use it.
 HAS_GPU := $(wildcard /dev/nvidia0)
@@ -47,7 +50,7 @@ demo: demo-binaries
 	deploy/demo/demo.sh $(BUILD) $(MODEL)
 
 serve: demo-binaries
-	$(BUILD)/server/parallax-server --model $(MODEL)
+	$(BUILD)/server/parallax-server --model $(MODEL) $(SERVER_FLAGS)
 
 dashboards: demo-binaries
 	deploy/setup/install_deps.sh dashboards

@@ -36,7 +36,8 @@ void ConfigureConnections(const ServerConfig& config, grpc::ServerBuilder* build
 }
 
 absl::Status CannotListen(const char* flag, const std::string& address) {
-  return absl::UnavailableError(absl::StrCat("--", flag, ": cannot listen on ", address));
+  return absl::UnavailableError(absl::StrCat("--", flag, ": cannot listen on ", address,
+                                             ": in use? Choose another with --", flag));
 }
 
 // A null server or port 0 both mean that the address could not be bound.

@@ -58,7 +58,7 @@ absl::StatusOr<std::unique_ptr<MetricsHttp>> MetricsHttp::Start(const std::strin
   http->context_ = mg_start2(&init, &error);
   if (http->context_ == nullptr) {
     return absl::UnavailableError(
-        absl::StrCat("--metrics-listen: cannot listen on ", address, ": ", text.data()));
+        absl::StrCat("--metrics-listen: cannot listen on ", address, ": in use? ", text.data()));
   }
   mg_set_request_handler(http->context_, "**", &MetricsHttp::Handle, http.get());
   return http;
