@@ -16,6 +16,8 @@
 #include "kernels/check.h"
 #include "kernels/cuda/kv_cache_write.h"
 #include "kernels/cuda/parallax_decode.h"
+#include "kernels/cuda/rms_norm.h"
+#include "kernels/cuda/sampling.h"
 
 namespace parallax {
 
@@ -35,6 +37,8 @@ constexpr int64_t kBytesPerGraph = int64_t{8} << 20;
 static_assert(SamplingParams::kMaxLogprobs <= kernels::kMaxTopLogprobs);
 static_assert(kPageTokens == kernels::kPageSize);
 static_assert(kMaxGpuQueryHeadsPerKvHead == kernels::cuda::kMaxDecodeGroupSize);
+static_assert(kMaxGpuHiddenSize == kernels::cuda::kMaxHiddenSize);
+static_assert(kMaxGpuVocabulary == kernels::cuda::kMaxSampleVocab);
 
 int32_t WidestWindow(const std::vector<int32_t>& layer_windows) {
   const auto [least, most] = std::minmax_element(layer_windows.begin(), layer_windows.end());

@@ -7,7 +7,6 @@ namespace {
 
 // Rows are read 16 bytes at a time.
 constexpr int64_t kVectorElements = 8;
-constexpr int64_t kMaxVocabulary = int64_t{1} << 30;
 
 absl::Status NotServed(const char* field, int64_t value, absl::string_view demand) {
   return absl::InvalidArgumentError(
@@ -36,8 +35,12 @@ absl::Status CheckGpuServes(const ModelConfig& config) {
       return NotServed(field, value, absl::StrCat("a multiple of ", kVectorElements));
     }
   }
-  if (config.vocab_size >= kMaxVocabulary) {
-    return NotServed("vocab_size", config.vocab_size, "below 2^30");
+  if (config.hidden_size > kMaxGpuHiddenSize) {
+    return NotServed("hidden_size", config.hidden_size,
+                     absl::StrCat("at most ", kMaxGpuHiddenSize));
+  }
+  if (config.vocab_size > kMaxGpuVocabulary) {
+    return NotServed("vocab_size", config.vocab_size, absl::StrCat("at most ", kMaxGpuVocabulary));
   }
   return absl::OkStatus();
 }

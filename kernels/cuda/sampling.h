@@ -13,8 +13,8 @@
 // refer to and copies them in one go. Values are the caller's promise (kernels/sampling.h has
 // their ranges); an id outside the vocabulary in a list is ignored.
 //
-// Thread safety: as Stream. Errors: KernelError for shapes and dtypes; a vocabulary has at most
-// 2^20 tokens. What the data bring is a status of that row only.
+// Thread safety: as Stream. Errors: KernelError for shapes and dtypes. What the data bring is a status
+// of that row only.
 #ifndef PARALLAX_KERNELS_CUDA_SAMPLING_H_
 #define PARALLAX_KERNELS_CUDA_SAMPLING_H_
 
@@ -28,6 +28,8 @@
 #include "kernels/tensor_view.h"
 
 namespace parallax::kernels::cuda {
+
+inline constexpr int kMaxSampleVocab = 1 << 20;
 
 struct DeviceSamplingRow {
   float temperature = 1.0f;  // as in SamplingRow

@@ -12,7 +12,6 @@ namespace parallax::kernels::cuda {
 
 // A warp reads this many successive elements of a row together.
 inline constexpr int kSampleTile = 512;
-inline constexpr int kMaxSampleVocab = 1 << 20;
 inline constexpr int kMaxSampleTiles = kMaxSampleVocab / kSampleTile;
 
 struct SampleArgs {

@@ -37,7 +37,8 @@ TEST(GpuModelCheck, NamesTheFieldAndTheValue) {
       {&ModelConfig::vocab_size, 1001, "vocab_size = 1001: must be a multiple of 8"},
       {&ModelConfig::hidden_size, 60, "hidden_size = 60: must be a multiple of 8"},
       {&ModelConfig::intermediate_size, 100, "intermediate_size = 100: must be a multiple of 8"},
-      {&ModelConfig::vocab_size, int64_t{1} << 30, "must be below 2^30"}};
+      {&ModelConfig::hidden_size, 16392, "hidden_size = 16392: must be at most 16384"},
+      {&ModelConfig::vocab_size, 1048584, "vocab_size = 1048584: must be at most 1048576"}};
   for (const auto& [member, value, message] : cases) {
     ModelConfig config = Servable();
     config.*member = value;
