@@ -27,6 +27,10 @@ grpc::Status Client::Generate(const v1::GenerateRequest& request, const CallOpti
 
 grpc::Status Client::GenerateStream(const v1::GenerateRequest& request, const CallOptions& options,
                                     std::function<void(const v1::GenerateChunk&)> on_chunk) {
+  // Cancelling a started call would race with the server's answer to it.
+  if (options.cancellation != nullptr && options.cancellation->cancelled()) {
+    return {grpc::StatusCode::CANCELLED, "cancelled"};
+  }
   CallOptions uncancellable = options;
   uncancellable.cancellation = nullptr;
   const auto call = StartStream(request, uncancellable, {std::move(on_chunk), nullptr});
