@@ -1,5 +1,6 @@
 """Stubs of VllmEngine: with PARALLAX_VLLM_STUBS=package (make test-gateway) those of the gateway's
-own package, else generated from proto/vllm, so that `make test` needs no registry."""
+own package, with any other value those in that folder (deploy/package/pack_for_gpu.sh), else
+generated from proto/vllm, so that `make test` needs no registry."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ if os.environ.get("PARALLAX_VLLM_STUBS") == "package":
     from smg_grpc_proto import vllm_engine_pb2_grpc as rpc
     from smg_grpc_proto.generated import common_pb2 as common
 else:
-    _folder = _generate()
+    _given = os.environ.get("PARALLAX_VLLM_STUBS")
+    _folder = _given or _generate()
     sys.path.insert(0, _folder)
     try:
         from vllm import common_pb2 as common
@@ -42,6 +44,7 @@ else:
         from vllm import vllm_engine_pb2_grpc as rpc
     finally:
         sys.path.remove(_folder)
-        shutil.rmtree(_folder)
+        if not _given:
+            shutil.rmtree(_folder)
 
 __all__ = ["common", "pb", "rpc"]
