@@ -128,6 +128,7 @@ void VllmEncoder::WriteChunk(wire::GenerateStreamChunk* out) {
   OutputDelta& delta = chunk_->delta;
   Choice& choice = choices_[static_cast<size_t>(delta.choice)];
   choice.completion_tokens += static_cast<uint32_t>(delta.token_ids.size());
+  choice.complete.mutable_output_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
   out->Clear();
   out->mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
   out->set_prompt_tokens(prompt_tokens_);
@@ -143,13 +144,8 @@ void VllmEncoder::WriteChunk(wire::GenerateStreamChunk* out) {
 }
 
 void VllmEncoder::WriteComplete(wire::GenerateComplete* out) {
-  if (stream_) {
-    out->Clear();
-    out->mutable_output_ids()->Add(finish_->token_ids.begin(), finish_->token_ids.end());
-  } else {
-    out->Swap(&choices_[static_cast<size_t>(finish_->choice)].complete);
-    if (!prompt_logprobs_.token_ids().empty()) *out->mutable_input_logprobs() = prompt_logprobs_;
-  }
+  out->Swap(&choices_[static_cast<size_t>(finish_->choice)].complete);
+  if (!prompt_logprobs_.token_ids().empty()) *out->mutable_input_logprobs() = prompt_logprobs_;
   out->set_index(static_cast<uint32_t>(finish_->choice));
   FillFinish(*finish_->finish, out);
   finish_.reset();

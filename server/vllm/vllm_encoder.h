@@ -1,12 +1,12 @@
 // VllmEncoder: the Encoder (generate_reactor.h) of VllmEngine.Generate: from the outbox's chunks
 // to GenerateResponse messages.
 //
-//   with `stream`   a chunk with the new tokens each time; then, once a choice, its complete, whose
-//                   token ids are those of the last chunk again
+//   with `stream`   a chunk with the new tokens each time; then, once a choice, its complete with
+//                   all its token ids, but without the log-probabilities, which the chunks had
 //   without         once a choice, its complete, with everything
 //
-// Only without `stream` is output kept: token ids and log-probabilities, together bounded by
-// max_response_bytes, as the unary Generate's reply is.
+// Token ids are kept either way, at most the context's length of them a choice. Without `stream`
+// they and the log-probabilities are bounded by max_response_bytes, as the unary Generate's reply is.
 //
 // Thread safety: none; the owning reactor's mutex guards it.
 #ifndef PARALLAX_SERVER_VLLM_VLLM_ENCODER_H_
@@ -42,7 +42,7 @@ class VllmEncoder {
  private:
   struct Choice {
     uint32_t completion_tokens = 0;
-    ::vllm::grpc::engine::GenerateComplete complete;  // so far; without `stream`
+    ::vllm::grpc::engine::GenerateComplete complete;  // so far
   };
 
   absl::Status Collect(const OutputChunk& chunk);

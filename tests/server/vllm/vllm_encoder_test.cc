@@ -75,7 +75,7 @@ TEST(VllmEncoderTest, AStreamIsChunksAndThenOneCompleteAChoice) {
   EXPECT_EQ(messages[0].chunk().completion_tokens(), 3u) << "a running total";
   const wire::GenerateComplete& complete = messages[1].complete();
   EXPECT_EQ(complete.index(), 1u);
-  EXPECT_THAT(complete.output_ids(), ElementsAre(7)) << "the chunks had the others";
+  EXPECT_THAT(complete.output_ids(), ElementsAre(5, 6, 7)) << "those of the chunks too";
   EXPECT_EQ(complete.finish_reason(), "stop");
   EXPECT_EQ(complete.matched_token_id(), 9u);
   EXPECT_EQ(complete.cached_tokens(), 2u);
