@@ -22,9 +22,11 @@ grpc::Status EndCall(RpcMethod method, const absl::Status& status,
   // Supervisors and gateways ask every second how the server is: no news.
   const LogLevel level = status.ok() ? LogLevel::kDebug : LogLevel::kInfo;
   if (!environment.logger->Enabled(level)) return wire;
+  const auto principal = AuthenticateCall(*context, environment);
   environment.logger->Log(level, "call_ended",
                           {{"method", RpcMethodName(method)},
                            {"traceparent", traceparent},
+                           {"principal", principal.ok() ? (*principal)->name() : ""},
                            {"peer", context->peer()},
                            {"code", StatusCodeName(wire.error_code())},
                            {"message", wire.error_message()}});

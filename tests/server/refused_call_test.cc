@@ -202,7 +202,22 @@ TEST_F(RefusedCallTest, CallsThatDoNotGenerateAreLoggedOnlyIfRefused) {
     if (allowed) continue;
     EXPECT_EQ(lines.at("GetModelInfo")["code"], "UNAUTHENTICATED");
     EXPECT_EQ(lines.at("GetModelInfo")["traceparent"], kTraceparent);
+    EXPECT_EQ(lines.at("GetModelInfo")["principal"], "");
   }
+}
+
+TEST_F(RefusedCallTest, CallsThatDoNotGenerateAreLoggedWithTheirCaller) {
+  StartServerWithTokens();
+  const auto stub = Stub();
+  grpc::Status status;
+  for (int i = 0; i < 2; ++i) {
+    grpc::ClientContext context;
+    context.AddMetadata("authorization", "Bearer secret-a");
+    v1::TokenizeResponse response;
+    status = stub->Tokenize(&context, v1::TokenizeRequest(), &response);
+  }
+  EXPECT_EQ(status.error_code(), StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(Lines().at("Tokenize")["principal"], "alice");
 }
 
 }  // namespace
