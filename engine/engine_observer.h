@@ -58,6 +58,8 @@ class EngineObserver {
   virtual ~EngineObserver() = default;
   virtual void OnSubmitted(int32_t prompt_tokens) {}
   virtual void OnRefused(absl::StatusCode code) {}
+  /// A request's first token, of any choice. `timings` has the queue's and the prefill's part.
+  virtual void OnStarted(const RequestTimings& timings) {}
   /// Time between two consecutive tokens of one choice.
   virtual void OnInterTokenLatency(absl::Duration gap) {}
   virtual void OnStep(const StepStats& stats) {}

@@ -103,7 +103,7 @@ bool OutputProcessor::KeepToken(Sequence* sequence, const SampledToken& sample,
     Fail(live, "the model produced NaN logits", now);
     return false;
   }
-  if (!live->started) Start(live);
+  if (!live->started) Start(live, now);
   Choice* const choice = &live->choices[sequence->choice];
   const SamplingParams& params = sequence->group->request.sampling;
   scheduler_->AppendToken(sequence, sample.token);
@@ -127,8 +127,9 @@ bool OutputProcessor::KeepToken(Sequence* sequence, const SampledToken& sample,
 }
 
 // The prompt is processed: the first token of the request (of all choices) is there.
-void OutputProcessor::Start(LiveRequest* live) {
+void OutputProcessor::Start(LiveRequest* live, absl::Time now) {
   live->started = true;
+  observer_->OnStarted(live->Timings(live->choices.front(), now));
   const SequenceGroup& group = *live->group;
   OutputDelta echo = TakeEcho(live);
   live->sink->OnStart({.prompt_tokens = static_cast<int32_t>(group.request.prompt.size()),

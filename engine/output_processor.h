@@ -45,7 +45,7 @@ class OutputProcessor {
   void ProcessPromptLogprobs(const ScheduledBatch& batch, const StepResult& result, absl::Time now);
   bool KeepToken(Sequence* sequence, const SampledToken& sample, const StepResult& result,
                  absl::Time now);
-  void Start(LiveRequest* live);
+  void Start(LiveRequest* live, absl::Time now);
   void CountToken(Choice* choice, absl::Time now);
   bool DetectStop(LiveRequest* live, Choice* choice, int32_t token, OutputDelta* delta,
                   ChoiceFinish* finish);

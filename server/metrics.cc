@@ -115,14 +115,16 @@ void ServerMetrics::OnGauges(const EngineGauges& gauges) {
   device_.Set(gauges.device);
 }
 
+void ServerMetrics::OnStarted(const RequestTimings& timings) {
+  queue_time_.Observe(Nanoseconds(timings.queue));
+  prefill_time_.Observe(Nanoseconds(timings.prefill));
+}
+
 void ServerMetrics::OnFinished(const FinishedRequest& request) {
   finished_[static_cast<int>(request.reason)].Increment();
   e2e_latency_.Observe(Nanoseconds(request.e2e_latency));
   request_generation_tokens_.Observe(request.completion_tokens);
-  if (!request.first_token_seen) return;
-  queue_time_.Observe(Nanoseconds(request.timings.queue));
-  prefill_time_.Observe(Nanoseconds(request.timings.prefill));
-  decode_time_.Observe(Nanoseconds(request.timings.decode));
+  if (request.first_token_seen) decode_time_.Observe(Nanoseconds(request.timings.decode));
 }
 
 std::vector<prometheus::MetricFamily> ServerMetrics::Collect() const {
@@ -163,9 +165,9 @@ void ServerMetrics::CollectTimes(Families* families) const {
   AddHistogram("parallax:e2e_request_latency_seconds", "Arrival to end of the request.",
                e2e_latency_, families);
   AddHistogram("parallax:request_queue_time_seconds",
-               "Arrival to first scheduled, of requests that had a token.", queue_time_, families);
+               "Arrival to first scheduled; counted with the request's first token.", queue_time_, families);
   AddHistogram("parallax:request_prefill_time_seconds",
-               "First scheduled to first token, of requests that had a token.", prefill_time_,
+               "First scheduled to first token.", prefill_time_,
                families);
   AddHistogram("parallax:request_decode_time_seconds",
                "First to last token, of requests that had a token.", decode_time_, families);

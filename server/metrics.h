@@ -61,6 +61,7 @@ class ServerMetrics final : public EngineObserver, public prometheus::Collectabl
 
   void OnSubmitted(int32_t prompt_tokens) override;
   void OnRefused(absl::StatusCode code) override;
+  void OnStarted(const RequestTimings& timings) override;
   void OnInterTokenLatency(absl::Duration gap) override;
   void OnStep(const StepStats& stats) override;
   void OnGauges(const EngineGauges& gauges) override;

@@ -15,6 +15,7 @@ namespace parallax {
 struct ObserverCounts {
   int64_t submitted = 0;
   int64_t refused = 0;
+  int64_t started = 0;
   int64_t finished = 0;
   int64_t inter_token_gaps = 0;
   int64_t prompt_tokens_submitted = 0;
@@ -25,6 +26,7 @@ struct ObserverCounts {
   absl::Duration step_time;
   std::map<FinishReason, int64_t> reasons;
   std::map<absl::StatusCode, int64_t> codes;
+  RequestTimings last_started;
   FinishedRequest last_finished;
   EngineGauges gauges;
 };
@@ -39,6 +41,11 @@ class CountingObserver final : public EngineObserver {
   void OnRefused(absl::StatusCode) override {
     MutexLock lock(&mutex_);
     ++counts_.refused;
+  }
+  void OnStarted(const RequestTimings& timings) override {
+    MutexLock lock(&mutex_);
+    ++counts_.started;
+    counts_.last_started = timings;
   }
   void OnInterTokenLatency(absl::Duration) override {
     MutexLock lock(&mutex_);

@@ -251,6 +251,9 @@ TEST_F(EngineOutputTest, ChoicesAreTheirOwn) {
   EXPECT_EQ(finished.reason, FinishReason::kLength);
   EXPECT_TRUE(finished.first_token_seen);
   EXPECT_EQ(observer.Counts().inter_token_gaps, 16);
+  EXPECT_EQ(observer.Counts().started, 1) << "a request, not a choice";
+  EXPECT_EQ(observer.Counts().last_started.queue, finished.timings.queue);
+  EXPECT_EQ(observer.Counts().last_started.prefill, finished.timings.prefill);
 }
 
 TEST_F(EngineOutputTest, ModelWithoutTokenizerServesIdsOnly) {

@@ -97,6 +97,7 @@ TEST(ServerMetricsTest, CountsWhatTheEngineReports) {
                   .prefix_cache_hit_tokens = 5});
   metrics.OnGauges(
       {.requests_running = 2, .requests_waiting = 7, .pages_total = 8, .pages_used = 2});
+  metrics.OnStarted({.queue = absl::Milliseconds(5), .prefill = absl::Milliseconds(7)});
   metrics.OnFinished(
       {.reason = FinishReason::kLength, .completion_tokens = 3, .e2e_latency = {}, .timings = {}});
   metrics.OnFinished({.reason = FinishReason::kCancelled, .e2e_latency = {}, .timings = {}});
@@ -109,6 +110,10 @@ TEST(ServerMetricsTest, CountsWhatTheEngineReports) {
   EXPECT_EQ(Value(text, "parallax:num_preemptions_total" + labels), 1);
   EXPECT_EQ(Value(text, "parallax:prefix_cache_queries_total" + labels), 30);
   EXPECT_EQ(Value(text, "parallax:prefix_cache_hits_total" + labels), 5);
+  EXPECT_EQ(Value(text, "parallax:request_queue_time_seconds_count" + labels), 1);
+  EXPECT_NEAR(Value(text, "parallax:request_queue_time_seconds_sum" + labels), 5e-3, 1e-9);
+  EXPECT_NEAR(Value(text, "parallax:request_prefill_time_seconds_sum" + labels), 7e-3, 1e-9);
+  EXPECT_EQ(Value(text, "parallax:request_decode_time_seconds_count" + labels), 0);
   EXPECT_EQ(Value(text, "parallax:num_requests_running" + labels), 2);
   EXPECT_EQ(Value(text, "parallax:num_requests_waiting" + labels), 7);
   EXPECT_EQ(Value(text, "parallax:kv_cache_usage_perc" + labels), 0.25);
