@@ -4,7 +4,9 @@
 //
 // A kernel launched so calls WaitForPrecedingKernel() in every block before it reads or writes
 // anything that earlier work on the stream touches; LetNextKernelStart() as early as possible. Both
-// do nothing in a kernel that was launched plainly, and before compute capability 9.0.
+// do nothing in a kernel that was launched plainly, and in code compiled for less than 9.0, which
+// is what a build without 9.0 runs on every GPU and any build may run on a GPU after Hopper.
+// LaunchEarly launches such code plainly: started early, it would read what is not written yet.
 //
 // Thread safety: as Stream. Errors: KernelError for a launch that is refused.
 #ifndef PARALLAX_KERNELS_CUDA_PROGRAMMATIC_LAUNCH_CUH_
@@ -12,6 +14,8 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <iterator>
 #include <string_view>
 #include <type_traits>
 
@@ -34,7 +38,15 @@ __device__ inline void LetNextKernelStart() {
 #endif
 }
 
-// Launches `kernel` early where the GPU can. Behind anything but a kernel it starts as usual.
+// Whether the code that a GPU of this major compute capability loads from this build waits. Where
+// 9.0 was compiled for, Hopper loads that. A later GPU may load the PTX of 8.0: sm_90a has none
+// that others take.
+constexpr bool LoadsCodeThatWaits(int major) {
+  constexpr int kCompiledFor[] = {__CUDA_ARCH_LIST__};
+  return major == 9 && std::ranges::find(kCompiledFor, 900) != std::end(kCompiledFor);
+}
+
+// Launches `kernel` early where its code waits. Behind anything but a kernel it starts as usual.
 template <typename... Params>
 void LaunchEarly(std::string_view op, void (*kernel)(Params...), dim3 grid, int threads,
                  const Stream& stream, const std::type_identity_t<Params>&... params) {
@@ -50,7 +62,7 @@ void LaunchEarly(std::string_view op, void (*kernel)(Params...), dim3 grid, int 
   config.blockDim = dim3(threads);
   config.stream = stream.cuda_stream();
   config.attrs = &attribute;
-  config.numAttrs = major >= 9 ? 1 : 0;
+  config.numAttrs = LoadsCodeThatWaits(major) ? 1 : 0;
   CheckCuda(cudaLaunchKernelEx(&config, kernel, params...), op, "launch");
 }
 
