@@ -13,8 +13,11 @@
 // number of sequences, rounded up to a bucket, and for the inputs it reads; other steps enqueue
 // their kernels one by one.
 //
-// Greedy tokens and logits: a token's bits depend on its own sequence and on the size class of the
-// step it is computed in (kernels/cuda/linear_plans.h), not on who else is in it.
+// Results vary with the batch, by rounding: the bits of a row's logits depend on its own sequence,
+// on the size class of the step (kernels/cuda/linear_plans.h) and on the number and the lengths of
+// the other sequences in it, which decide where decode and prefill cut a sequence's keys
+// (kernels/cuda/parallax_decode.h). At a near tie another token may follow. The same steps give
+// the same bits; the CPU backend gives them whatever else is in the step.
 //
 // The GPU is the first that CUDA_VISIBLE_DEVICES shows.
 //
