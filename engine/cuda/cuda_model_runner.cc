@@ -215,6 +215,10 @@ void CudaModelRunner::AllocateSteps() {
     flight.inputs = std::make_unique<StepInputs>(InputSizes());
     flight.results = PinnedBuffer(sizeof(SampleResult) * (largest.scored_rows + largest.samples),
                                   "step results");
+    flight.score_targets.reserve(largest.scored_rows);
+    if (options_.token_limit == config_.vocab_size) continue;
+    flight.scores_beyond_limit =
+        PinnedBuffer(sizeof(SampleResult) * largest.scored_rows, "step results");
   }
 }
 
@@ -338,7 +342,7 @@ void CudaModelRunner::UpdateSlots(const ForwardBatch& batch) {
 void CudaModelRunner::RunStep(const ForwardBatch& batch, Flight& flight) {
   StepShape shape = ShapeOf(batch);
   flight.step_id = batch.step_id;
-  flight.scored_rows = shape.scored_rows;
+  ScoreTargets(batch, flight.score_targets);
   flight.samples = shape.samples;
   const bool graph = shape.decode_only() && shape.tokens > 0;
   if (graph) {
@@ -396,7 +400,9 @@ void CudaModelRunner::RunEagerly(const ForwardBatch& batch, const StepShape& sha
   SampleRows(shape, flight);
 }
 
-// Results 0 .. scored_rows - 1, in groups that fit the logits' memory.
+// Results 0 .. scored_rows - 1, in groups that fit the logits' memory. Ids beyond the tokenizer's
+// limit are not to be listed among the most likely, and cannot be chosen below it: where a prompt
+// has them, rows are scored once more without the limit, for such targets' sake.
 void CudaModelRunner::ScorePrompts(const ForwardBatch& batch, const StepShape& shape,
                                    const Flight& flight) {
   const StepLayout layout(shape);
@@ -412,7 +418,14 @@ void CudaModelRunner::ScorePrompts(const ForwardBatch& batch, const StepShape& s
       decoder_->LogitsOfRows(task.first_row + begin, static_cast<int>(count));
       params.rows = {rows + scored, count};
       params.results = {flight.results.as<SampleResult>() + scored, count};
+      params.token_limit = options_.token_limit;
       kernels::cuda::Sample(params, device_, stream_.stream());
+      const std::span<const int32_t> targets(flight.score_targets.data() + scored, count);
+      if (*std::max_element(targets.begin(), targets.end()) >= options_.token_limit) {
+        params.results = {flight.scores_beyond_limit.as<SampleResult>() + scored, count};
+        params.token_limit = config_.vocab_size;
+        kernels::cuda::Sample(params, device_, stream_.stream());
+      }
       scored += count;
     }
   }
@@ -449,14 +462,11 @@ absl::StatusOr<const StepResult*> CudaModelRunner::Collect() {
 void CudaModelRunner::ReadResults(const Flight& flight, StepResult& result) const {
   result.Clear();
   result.step_id = flight.step_id;
-  const auto* sampled = flight.results.as<const SampleResult>();
-  for (int i = 0; i < flight.scored_rows; ++i, ++sampled) {
-    const bool scored = sampled->status == SampleStatus::kOk;
-    result.prompt_logprobs.push_back({.logprob = scored ? sampled->logprob : 0.0f,
-                                      .top_begin = AppendTop(*sampled, result),
-                                      .top_count = sampled->top_count,
-                                      .nan_logits = !scored});
+  const int scored_rows = static_cast<int>(flight.score_targets.size());
+  for (int row = 0; row < scored_rows; ++row) {
+    result.prompt_logprobs.push_back(ReadScore(flight, row, result));
   }
+  const auto* sampled = flight.results.as<const SampleResult>() + scored_rows;
   for (int i = 0; i < flight.samples; ++i, ++sampled) {
     if (sampled->status != SampleStatus::kOk) {
       // As on the CPU: a row without a token is broken, whatever the reason.
@@ -468,6 +478,18 @@ void CudaModelRunner::ReadResults(const Flight& flight, StepResult& result) cons
                               .top_begin = AppendTop(*sampled, result),
                               .top_count = sampled->top_count});
   }
+}
+
+PromptLogprob CudaModelRunner::ReadScore(const Flight& flight, int row, StepResult& result) const {
+  const int32_t target = flight.score_targets[row];
+  const SampleResult& listed = flight.results.as<const SampleResult>()[row];
+  const SampleResult& scored = target < options_.token_limit
+                                   ? listed
+                                   : flight.scores_beyond_limit.as<const SampleResult>()[row];
+  if (scored.status == SampleStatus::kNan) return {.nan_logits = true};
+  return {.logprob = LogprobOfTarget(scored, target),
+          .top_begin = AppendTop(listed, result),
+          .top_count = listed.top_count};
 }
 
 void CudaModelRunner::NoteStep(const Flight& flight) {

@@ -75,10 +75,11 @@ class CudaModelRunner final : public ModelRunner {
   /// A step between Launch and Collect, and the memory it reads and writes.
   struct Flight {
     std::unique_ptr<StepInputs> inputs;
-    kernels::cuda::PinnedBuffer results;                // SampleResult, written by the device
+    kernels::cuda::PinnedBuffer results;              // SampleResult, written by the device
+    kernels::cuda::PinnedBuffer scores_beyond_limit;  // SampleResult a scored row, see ScorePrompts
+    std::vector<int32_t> score_targets;               // of the scored rows
     std::map<int, kernels::cuda::Graph> decode_graphs;  // by bucket
     uint64_t step_id = 0;
-    int scored_rows = 0;
     int samples = 0;
     StepCost cost;
   };
@@ -107,6 +108,7 @@ class CudaModelRunner final : public ModelRunner {
   void EnqueueDecode(const StepShape& shape, const Flight& flight);
   DeviceStep Step(const Flight& flight) const;
   void ReadResults(const Flight& flight, StepResult& result) const;
+  PromptLogprob ReadScore(const Flight& flight, int row, StepResult& result) const;
   void NoteStep(const Flight& flight);
   double DeviceSeconds(const Flight& flight) const;
   kernels::cuda::Event& ended(uint64_t step) { return ended_[step % ended_.size()]; }

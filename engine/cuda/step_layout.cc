@@ -1,6 +1,7 @@
 #include "engine/cuda/step_layout.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/check.h"
 
@@ -194,6 +195,19 @@ void PackStep(const ForwardBatch& batch, const StepShape& shape, bool all_logits
   packer.PackSamples(all_logits);
   packer.PackScores(score_group);
   packer.PackPageCopies();
+}
+
+void ScoreTargets(const ForwardBatch& batch, std::vector<int32_t>& targets) {
+  targets.clear();
+  for (const PromptLogprobTask& task : batch.prompt_logprobs) {
+    const auto begin = batch.prompt_targets.begin() + task.target_begin;
+    targets.insert(targets.end(), begin, begin + task.count);
+  }
+}
+
+// A bias does not raise -inf: then the sampler has chosen another token, or none.
+float LogprobOfTarget(const kernels::SampleResult& scored, int32_t target) {
+  return scored.token == target ? scored.logprob : -std::numeric_limits<float>::infinity();
 }
 
 std::vector<int> DecodeBuckets(int max_num_seqs) {

@@ -26,6 +26,7 @@
 #include "engine/runner/forward_batch.h"
 #include "kernels/cuda/sampling.h"
 #include "kernels/kv_cache_write.h"
+#include "kernels/sampling.h"
 
 namespace parallax {
 
@@ -74,6 +75,13 @@ struct StepLayout {
 /// Throws KernelError, naming the array, when the batch does not fit the shape.
 void PackStep(const ForwardBatch& batch, const StepShape& shape, bool all_logits, int score_group,
               std::span<const SlotState> slots, std::byte* block);
+
+/// The targets of all scored rows, in their order. `targets` is overwritten.
+void ScoreTargets(const ForwardBatch& batch, std::vector<int32_t>& targets);
+
+/// The log-probability of the token that a row was scored for, from the sampler's result for it,
+/// which is not kNan. -inf if its logit is.
+float LogprobOfTarget(const kernels::SampleResult& scored, int32_t target);
 
 /// Numbers of sequences that decode graphs are captured for, ascending, the last at least
 /// max_num_seqs: steps small enough that padding costs little.

@@ -2,6 +2,7 @@
 #include "engine/cuda/step_layout.h"
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 #include <vector>
 
@@ -243,6 +244,24 @@ TEST(PackStep, ScoresAPromptInGroups) {
     EXPECT_EQ(rows[i].slot, -1) << "scoring must not write a slot's token";
     EXPECT_EQ(bias[rows[i].logit_bias_begin].token, 11 + i);
   }
+}
+
+TEST(ScoreTargets, FollowTheRowsOfAllTasks) {
+  ForwardBatch batch;
+  batch.prompt_targets = {9, 1, 2, 3, 4, 5};
+  batch.prompt_logprobs = {{.slot = 0, .first_row = 0, .count = 2, .target_begin = 4, .top_k = 0},
+                           {.slot = 1, .first_row = 7, .count = 3, .target_begin = 1, .top_k = 0}};
+  std::vector<int32_t> targets = {77};  // of the step before
+  ScoreTargets(batch, targets);
+  EXPECT_EQ(targets, (std::vector<int32_t>{4, 5, 1, 2, 3}));
+}
+
+TEST(LogprobOfTarget, IsNeverThatOfAnotherToken) {
+  kernels::SampleResult scored;
+  scored.token = 5;
+  scored.logprob = -1.25f;
+  EXPECT_EQ(LogprobOfTarget(scored, 5), -1.25f);
+  EXPECT_EQ(LogprobOfTarget(scored, 6), -HUGE_VALF);
 }
 
 TEST(DecodeBuckets, AscendToTheLimitWithLittlePadding) {

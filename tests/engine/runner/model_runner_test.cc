@@ -155,6 +155,41 @@ TEST_F(ModelRunnerTest, PromptLogprobsAgreeWithTheReference) {
   }
 }
 
+// The embedding has rows for ids that the tokenizer does not know: a prompt may hold them, and none
+// of them is ever listed among the most likely.
+TEST_F(ModelRunnerTest, ScoresPromptTokensOutsideTheTokenizer) {
+  ModelRunnerOptions options = Options();
+  options.token_limit = 10;
+  const auto runner = MakeRunner(options);
+  DrivenSequence sequence = Prompt(80);
+  ASSERT_GT(std::count_if(sequence.prompt.begin(), sequence.prompt.end(),
+                          [](int32_t id) { return id >= 10; }),
+            40);
+  const ReferenceModel::Rows logits = ReferenceModel(spec_.shape, tensors_).Logits(sequence.prompt);
+  for (const int32_t top_k : {0, 3}) {
+    RunnerDriver driver(*runner);
+    driver.Attach(sequence, 0);
+    driver.Add(sequence, 80);
+    driver.ScorePrompt(sequence, 0, 79, top_k);
+    const StepResult result = driver.Step();
+    ASSERT_EQ(result.prompt_logprobs.size(), 79u);
+    for (int i = 0; i < 79; ++i) {
+      const PromptLogprob& scored = result.prompt_logprobs[i];
+      EXPECT_FALSE(scored.nan_logits);
+      EXPECT_NEAR(scored.logprob, LogSoftmax(logits[i])[sequence.prompt[i + 1]],
+                  Backend().logprob_tolerance)
+          << "row " << i << ", target " << sequence.prompt[i + 1];
+      ASSERT_EQ(scored.top_count, top_k);
+      for (int32_t k = 0; k < top_k; ++k) EXPECT_LT(result.top_ids[scored.top_begin + k], 10);
+    }
+    driver.Detach(sequence);
+    driver.Step();
+    sequence.computed = 0;
+    sequence.pages.clear();
+    sequence.generated.clear();
+  }
+}
+
 TEST_F(ModelRunnerTest, MinTokensHoldsBackTheStops) {
   DrivenSequence sequence = Prompt(20);
   const int32_t first_choice = Alone(sequence, 1)[0];
