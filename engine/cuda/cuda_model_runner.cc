@@ -64,6 +64,11 @@ absl::Status CheckOptions(const ModelConfig& config, const CudaModelRunnerOption
         absl::StrCat("max_num_batched_tokens = ", options.max_num_batched_tokens,
                      ": must be at least max_num_seqs, ", options.max_num_seqs));
   }
+  const auto mask_bits = static_cast<int64_t>(options.token_mask.size()) * 32;
+  if (mask_bits > 0 && mask_bits < options.token_limit) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "token_mask has ", mask_bits, " bits, fewer than token_limit ", options.token_limit));
+  }
   return CheckGpuServes(config);
 }
 

@@ -13,6 +13,7 @@ namespace parallax::testing {
 namespace {
 
 using ::testing::Each;
+using ::testing::HasSubstr;
 using ::testing::Not;
 
 std::vector<double> LogSoftmax(const std::vector<double>& logits) {
@@ -224,6 +225,16 @@ TEST_F(ModelRunnerTest, NeverSamplesIdsOutsideTheTokenizer) {
     EXPECT_LT(token, 10);
     EXPECT_NE(token, 3);
   }
+}
+
+// The sampler would read behind it.
+TEST_F(ModelRunnerTest, RefusesAMaskThatEndsBeforeTheTokenizer) {
+  ModelRunnerOptions options = Options();
+  options.token_limit = 33;
+  options.token_mask = {~0u};
+  const absl::Status status = CreateModelRunner(options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("token_mask has 32 bits"));
 }
 
 TEST_F(ModelRunnerTest, LogitBiasAndBansReachTheSampler) {
