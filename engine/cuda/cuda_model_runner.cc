@@ -311,6 +311,8 @@ absl::Status CudaModelRunner::Launch(const ForwardBatch& batch) {
     return LaunchChecked(batch);
   } catch (const kernels::KernelError& error) {
     return absl::InternalError(absl::StrCat("step ", batch.step_id, ": ", error.what()));
+  } catch (const std::bad_alloc&) {
+    return absl::InternalError(absl::StrCat("step ", batch.step_id, ": out of host memory"));
   }
 }
 
@@ -452,14 +454,16 @@ void CudaModelRunner::SampleRows(const StepShape& shape, const Flight& flight) {
 absl::StatusOr<const StepResult*> CudaModelRunner::Collect() {
   if (launched_ == collected_) return absl::FailedPreconditionError("no step is in flight");
   const Flight& flight = flights_[collected_ % kStepsInFlight];
+  StepResult& result = results_[collected_ % results_.size()];
   try {
     ended(collected_).Synchronize();
     NoteStep(flight);
+    ReadResults(flight, result);
   } catch (const kernels::KernelError& error) {
     return absl::InternalError(absl::StrCat("step ", flight.step_id, ": ", error.what()));
+  } catch (const std::bad_alloc&) {
+    return absl::InternalError(absl::StrCat("step ", flight.step_id, ": out of host memory"));
   }
-  StepResult& result = results_[collected_ % results_.size()];
-  ReadResults(flight, result);
   ++collected_;
   return &result;
 }
