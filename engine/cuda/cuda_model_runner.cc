@@ -194,8 +194,11 @@ absl::Status CudaModelRunner::PlanMemory() {
       .budget_bytes =
           options_.memory_budget_bytes > 0 ? options_.memory_budget_bytes : share - taken,
       .num_pages = options_.num_pages,
+      .free_bytes = static_cast<int64_t>(memory.free_bytes),
       .weight_bytes = stats_.weight_bytes,
-      .activation_bytes = stats_.activation_bytes + stats_.graph_bytes,
+      // What graphs take is guessed generously: the guess must not refuse pages that are given.
+      .activation_bytes =
+          stats_.activation_bytes + (options_.num_pages > 0 ? 0 : stats_.graph_bytes),
       .probe_state_bytes = stats_.probe_state_bytes,
       .page_bytes = limits_.page_bytes,
       .max_context_tokens = options_.max_context_tokens,

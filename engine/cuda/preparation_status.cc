@@ -11,8 +11,8 @@ absl::Status PreparationStatus(const char* activity, const kernels::KernelError&
   if (dynamic_cast<const kernels::OutOfMemoryError*>(&error) != nullptr) {
     return absl::ResourceExhaustedError(
         absl::StrCat(what,
-                     ": lower the share of GPU memory, the number of sequences or the batched "
-                     "tokens"));
+                     ": lower the share of GPU memory (the size of the KV cache where that is "
+                     "given), the number of sequences or the batched tokens"));
   }
   if (dynamic_cast<const kernels::MissingLibraryError*>(&error) != nullptr) {
     return absl::FailedPreconditionError(what);

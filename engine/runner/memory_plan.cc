@@ -20,6 +20,35 @@ std::string Mebibytes(int64_t bytes) {
   return absl::StrFormat("%.1f MiB", static_cast<double>(bytes) / (1 << 20));
 }
 
+int64_t FixedBytes(const MemoryPlanRequest& request) {
+  return request.weight_bytes + request.activation_bytes + request.probe_state_bytes;
+}
+
+std::string FixedParts(const MemoryPlanRequest& request) {
+  return absl::StrCat("weights take ", Mebibytes(request.weight_bytes), ", activations ",
+                      Mebibytes(request.activation_bytes), ", probe states ",
+                      Mebibytes(request.probe_state_bytes));
+}
+
+absl::StatusOr<int32_t> CheckGivenPages(const MemoryPlanRequest& request,
+                                        int64_t pages_per_sequence) {
+  if (request.num_pages < pages_per_sequence) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(request.num_pages, " KV pages cannot hold one sequence of ",
+                     request.max_context_tokens, " tokens, which needs ", pages_per_sequence,
+                     ": raise the page count or lower the maximum ", "model length"));
+  }
+  const int64_t page_bytes = request.num_pages * request.page_bytes;
+  if (request.free_bytes > 0 && FixedBytes(request) + page_bytes > request.free_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the ", Mebibytes(request.free_bytes),
+        " that are free do not suffice: ", FixedParts(request), ", and the ", request.num_pages,
+        " KV pages asked for ", Mebibytes(page_bytes),
+        ": lower the size of the KV cache, the batched tokens or the number of sequences"));
+  }
+  return request.num_pages;
+}
+
 std::optional<int64_t> ReadNumber(const char* path) {
   std::ifstream file(path);
   int64_t value = 0;
@@ -31,21 +60,12 @@ std::optional<int64_t> ReadNumber(const char* path) {
 
 absl::StatusOr<int32_t> PlanKvPages(const MemoryPlanRequest& request) {
   const int64_t pages_per_sequence = (request.max_context_tokens + kPageTokens - 1) / kPageTokens;
-  if (request.num_pages > 0) {
-    if (request.num_pages >= pages_per_sequence) return request.num_pages;
-    return absl::ResourceExhaustedError(
-        absl::StrCat(request.num_pages, " KV pages cannot hold one sequence of ",
-                     request.max_context_tokens, " tokens, which needs ", pages_per_sequence,
-                     ": raise the page count or lower the maximum ", "model length"));
-  }
-  const int64_t fixed = request.weight_bytes + request.activation_bytes + request.probe_state_bytes;
-  const int64_t left = request.budget_bytes - fixed;
+  if (request.num_pages > 0) return CheckGivenPages(request, pages_per_sequence);
+  const int64_t left = request.budget_bytes - FixedBytes(request);
   if (left < pages_per_sequence * request.page_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(
-        "the memory budget of ", Mebibytes(request.budget_bytes), " is too small: weights take ",
-        Mebibytes(request.weight_bytes), ", activations ", Mebibytes(request.activation_bytes),
-        ", probe states ", Mebibytes(request.probe_state_bytes), ", and one sequence of ",
-        request.max_context_tokens, " tokens needs ",
+        "the memory budget of ", Mebibytes(request.budget_bytes), " is too small: ",
+        FixedParts(request), ", and one sequence of ", request.max_context_tokens, " tokens needs ",
         Mebibytes(pages_per_sequence * request.page_bytes),
         " of KV pages: raise the budget, or lower the maximum model length, the batched tokens "
         "or the number of sequences"));

@@ -23,8 +23,9 @@ TEST(PreparationStatus, WantOfMemoryNamesWhatToLower) {
       StatusOf([] { kernels::ThrowOutOfMemory("Graph", "cudaGraphInstantiate", "no memory"); });
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(status.message(),
-            "tuning: Graph: cudaGraphInstantiate: no memory: lower the share of GPU memory, the "
-            "number of sequences or the batched tokens");
+            "tuning: Graph: cudaGraphInstantiate: no memory: lower the share of GPU memory (the "
+            "size of the KV cache where that is given), the number of sequences or the batched "
+            "tokens");
 }
 
 TEST(PreparationStatus, AMissingLibraryIsNoQuestionOfMemory) {

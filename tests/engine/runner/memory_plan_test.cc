@@ -37,6 +37,20 @@ TEST(MemoryPlan, TakesAPageCountAsItIs) {
               HasSubstr("15 KV pages cannot hold one sequence of 1000 tokens, which needs 16"));
 }
 
+TEST(MemoryPlan, GivenPagesMustFitWhatIsFree) {
+  MemoryPlanRequest request = Request();
+  request.num_pages = 100;
+  request.free_bytes = 700 << 20;
+  EXPECT_EQ(*PlanKvPages(request), 100);
+  request.num_pages = 101;
+  const absl::Status status = PlanKvPages(request).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(status.message(),
+            "the 700.0 MiB that are free do not suffice: weights take 500.0 MiB, activations 80.0 "
+            "MiB, probe states 20.0 MiB, and the 101 KV pages asked for 101.0 MiB: lower the size "
+            "of the KV cache, the batched tokens or the number of sequences");
+}
+
 TEST(MemoryPlan, SaysWhatToLower) {
   MemoryPlanRequest request = Request();
   request.budget_bytes = 615 << 20;
