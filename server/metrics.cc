@@ -220,7 +220,8 @@ void ServerMetrics::CollectGauges(Families* families) const {
   AddGauge("parallax:kv_cache_usage_perc", "KV pages used; 1 means all of them.",
            Fraction(pages_used_.value(), pages_total_.value()), families);
   add("parallax:probe_state_bytes", "Size of the probe-state pool.", probe_bytes_total_);
-  add("parallax:probe_state_bytes_used", "Of it, used by the last step.", probe_bytes_used_);
+  add("parallax:probe_state_bytes_used",
+      "Of it, used by the last step. Always 0 on a GPU, which does not tell.", probe_bytes_used_);
 }
 
 void ServerMetrics::CollectFinished(Families* families) const {

@@ -176,7 +176,8 @@ ROWS: dict[str, list[Panel]] = {
         lines("Probe-state pool", "bytes", {
             "used": f"sum({metric('probe_state_bytes_used')})",
             "size": f"sum({metric('probe_state_bytes')})"},
-            help="0 for a model without a probe, and for a backend that keeps no such states."),
+            help="0 for a model without a probe, and for a backend that keeps no such states."
+                 " A GPU does not tell what it uses: 0 there."),
     ],
     "GPU": [
         lines("GPU memory, by use", "bytes", {

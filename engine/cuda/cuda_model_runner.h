@@ -66,7 +66,6 @@ class CudaModelRunner final : public ModelRunner {
   const ModelDescription& description() const override { return description_; }
   absl::Status Launch(const ForwardBatch& batch) override;
   absl::StatusOr<const StepResult*> Collect() override;
-  int64_t probe_state_bytes_used() const override { return limits_.probe_state_bytes; }
   DeviceStats device_stats() const override { return stats_; }
 
  private:

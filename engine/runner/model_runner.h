@@ -94,7 +94,8 @@ class ModelRunner {
   /// Waits for the oldest started step. The result is valid until the next-but-one Collect.
   virtual absl::StatusOr<const StepResult*> Collect() = 0;
 
-  /// Probe-state bytes used by the last collected step, for metrics.
+  /// Probe-state bytes used by the last collected step, for metrics. 0 on a GPU: it decides by
+  /// itself what to split, and does not tell.
   virtual int64_t probe_state_bytes_used() const { return 0; }
 
   /// Up to the last collected step, for metrics.
