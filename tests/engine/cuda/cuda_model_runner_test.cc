@@ -266,11 +266,19 @@ TEST(CudaModelRunner, TwoStepsInFlightSampleWhatOneDoes) {
   }
 }
 
-TEST(CudaModelRunner, HasTwoStepsInFlight) {
+TEST(CudaModelRunner, HasTwoStepsInFlightAndCountsThem) {
   EXPECT_EQ(Gpu().limits().max_steps_in_flight, 2);
+  const DeviceStats before = Gpu().device_stats();
+  RunnerDriver driver(Gpu());
+  std::vector<DrivenSequence> sequences = {{.prompt = {1, 300, 301}}};
+  AttachAll(sequences, driver);
+  driver.Generate(sequences[0], 3);  // the prompt's step, and two that decode
+  DetachAll(sequences, driver);
   const DeviceStats stats = Gpu().device_stats();
-  EXPECT_GT(stats.graph_replays.steps, 0);
-  EXPECT_GT(stats.eager_steps.steps, 0);
+  EXPECT_EQ(stats.graph_replays.steps - before.graph_replays.steps, 2);
+  EXPECT_GT(stats.eager_steps.steps, before.eager_steps.steps);
+  EXPECT_GT(stats.probe_state_bytes, 0);
+  EXPECT_EQ(Gpu().probe_state_bytes_used(), 0);  // the device does not tell
   EXPECT_GT(stats.kv_cache_bytes, 0);
   EXPECT_GT(stats.peak_flops_per_second, 0.0);
   EXPECT_GT(stats.start.capture_seconds, 0.0);
