@@ -53,7 +53,7 @@ struct ParallaxPrefillParams {
                                           // entries wholly behind the window are not read
   int64_t max_blocks = 0;                 // row stride of block_tables
 
-  float softmax_scale = 1.0f;  // above 0
+  float softmax_scale = 1.0f;  // above 0, finite
   int32_t sliding_window = 0;  // 0 = none
   bool split_keys = true;      // spread few rows behind many keys over an idle GPU
 

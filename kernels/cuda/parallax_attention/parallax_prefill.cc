@@ -1,6 +1,7 @@
 #include "kernels/cuda/parallax_prefill.h"
 
 #include <climits>
+#include <cmath>
 #include <cstdint>
 #include <numbers>
 #include <string>
@@ -41,8 +42,9 @@ void CheckParams(const ParallaxPrefillParams& params, const Stream& stream) {
   const int64_t heads = params.q.shape[1];
   Check(heads % cache.num_kv_heads == 0, kOp, "q.shape[1]", "a multiple of cache.num_kv_heads",
         static_cast<double>(heads));
-  Check(heads / cache.num_kv_heads <= kMaxGroupSize, kOp, "query heads a KV head", "at most 32",
-        static_cast<double>(heads / cache.num_kv_heads));
+  const int64_t group = heads / cache.num_kv_heads;
+  Check(group >= 1 && group <= kMaxGroupSize, kOp, "query heads a KV head", "1 to 32",
+        static_cast<double>(group));
   const int64_t tokens = params.q.shape[0];
   CheckRows("q", params.q, tokens, params, stream);
   if (params.r.defined()) CheckRows("r", params.r, tokens, params, stream);
@@ -54,7 +56,8 @@ void CheckParams(const ParallaxPrefillParams& params, const Stream& stream) {
   Check(params.query_start != nullptr, kOp, "query_start", "non-null", 0);
   Check(params.context_len != nullptr, kOp, "context_len", "non-null", 0);
   Check(params.block_tables != nullptr, kOp, "block_tables", "non-null", 0);
-  Check(params.softmax_scale > 0.0f, kOp, "softmax_scale", "above 0", params.softmax_scale);
+  Check(params.softmax_scale > 0.0f && std::isfinite(params.softmax_scale), kOp, "softmax_scale",
+        "above 0 and finite", params.softmax_scale);
   CheckAtLeast(kOp, "sliding_window", params.sliding_window, 0);
   CheckAtLeast(kOp, "workspace", static_cast<int64_t>(params.workspace.size()),
                static_cast<int64_t>(ParallaxPrefillWorkspaceBytes()));

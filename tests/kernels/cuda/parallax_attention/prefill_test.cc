@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <random>
 #include <string>
@@ -242,6 +243,11 @@ TEST(PrefillTest, RefusesByName) {
   bad = good;
   bad.softmax_scale = 0.0f;
   refuses(bad, "softmax_scale");
+  bad.softmax_scale = HUGE_VALF;
+  refuses(bad, "softmax_scale");
+  bad = good;
+  bad.q.shape[1] = bad.r.shape[1] = bad.out.shape[1] = 0;
+  refuses(bad, "query heads a KV head");
 }
 
 }  // namespace
