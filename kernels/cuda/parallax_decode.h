@@ -12,8 +12,9 @@
 // model; the split over keys, hence the rounding, may vary with the batch.
 //
 // Thread safety: as Stream; calls that may run at the same time need workspaces of their own.
-// Errors: KernelError for shapes, dtypes, a window, batch or workspace out of range, and what
-// the launch reports. Values in device memory are trusted: context_len[s] at most
+// Errors: KernelError for shapes, dtypes, a window, batch or workspace out of range, more pages than
+// 32 bits count (of max_blocks a sequence, for all of its KV heads and blocks of up to 16 rows),
+// and what the launch reports. Values in device memory are trusted: context_len[s] at most
 // max_blocks * kPageSize, pages within the cache.
 #ifndef PARALLAX_KERNELS_CUDA_PARALLAX_DECODE_H_
 #define PARALLAX_KERNELS_CUDA_PARALLAX_DECODE_H_
@@ -56,7 +57,8 @@ struct ParallaxDecodeParams {
   float softmax_scale = 1.0f;
   int32_t sliding_window = 0;  // 0 = none
 
-  std::span<std::byte> workspace;  // ParallaxDecodeWorkspaceBytes(), zeroed before its first use
+  // ParallaxDecodeWorkspaceBytes(), 256-byte aligned, its counters zeroed before its first use.
+  std::span<std::byte> workspace;
 
   // Lets the kernel start while its predecessor on the stream drains (programmatic dependent
   // launch). Until that is done it reads only query_start, context_len, block_tables and pages

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <string>
 
 #include "kernels/check.h"
@@ -13,7 +14,7 @@ namespace parallax::kernels::cuda {
 namespace {
 
 constexpr const char* kOp = "ParallaxDecode";
-constexpr int kCountersAlignment = 256;
+constexpr int kWorkspaceAlignment = 256;
 
 // Pages that a CTA would rather read than cut a unit: the time of a merge through global memory.
 // CTAs of a cluster read a page in two thirds of the time.
@@ -39,6 +40,8 @@ struct DecodeForm {
   int ctas_per_sm;
   int ring_bytes;
 };
+
+constexpr int kMostClusterSize = 8;
 
 constexpr int kWholeRing = 1 << 20;  // more than there is
 
@@ -79,7 +82,7 @@ DecodeForm FormOf(const DeviceProperties& device, int units, int tiles, int head
 // One for every CTA.
 size_t CounterBytes(const DeviceProperties& device) {
   const size_t bytes = 2 * device.num_sms * sizeof(uint32_t);
-  return (bytes + kCountersAlignment - 1) / kCountersAlignment * kCountersAlignment;
+  return (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
 }
 
 void CheckRange(std::string_view operand, int64_t value, int64_t least, int64_t most) {
@@ -128,7 +131,7 @@ void CheckParams(const ParallaxDecodeParams& params, const DeviceProperties& dev
             (params.max_query_len == 1 && params.q.shape[0] >= params.batch),
         kOp, "query_start", "given where sequences may have several rows; max_query_len",
         params.max_query_len);
-  CheckAtLeast(kOp, "max_blocks", params.max_blocks, 1);
+  CheckRange("max_blocks", params.max_blocks, 1, INT32_MAX / kPageSize);
   CheckAtLeast(kOp, "sliding_window", params.sliding_window, 0);
   Check(params.softmax_scale > 0 && std::isfinite(params.softmax_scale), kOp, "softmax_scale",
         "positive", params.softmax_scale);
@@ -136,10 +139,22 @@ void CheckParams(const ParallaxDecodeParams& params, const DeviceProperties& dev
   CheckPointer("context_len", params.context_len);
   CheckPointer("block_tables", params.block_tables);
   CheckPointer("workspace", params.workspace.data());
+  const auto workspace = reinterpret_cast<uintptr_t>(params.workspace.data());
+  Check(workspace % kWorkspaceAlignment == 0, kOp, "workspace.data", "256-byte aligned",
+        static_cast<double>(workspace % kWorkspaceAlignment));
   CheckAtLeast(kOp, "workspace bytes", static_cast<int64_t>(params.workspace.size()),
                static_cast<int64_t>(ParallaxDecodeWorkspaceBytes(
                    device, static_cast<int>(params.q.shape[1]), params.cache.num_kv_heads,
                    params.cache.head_dim, params.max_query_len)));
+}
+
+// The kernel counts a batch's units and pages in 32 bits, and divides a unit's number by those of a
+// sequence (Divisor).
+void CheckCounts(int64_t batch, int64_t units_a_sequence, int64_t pages_a_unit) {
+  const int64_t units = batch * units_a_sequence;
+  CheckRange("units of the batch times those of a sequence", units * units_a_sequence, 1,
+             UINT32_MAX);
+  CheckRange("pages of the batch, over all units", units * pages_a_unit, 1, INT32_MAX);
 }
 
 DecodeArgs MakeArgs(const ParallaxDecodeParams& params, const DeviceProperties& device) {
@@ -194,13 +209,15 @@ void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& 
   variant.tiles = RowBlockTiles(rows);
   variant.programmatic_launch = params.programmatic_launch;
   const int row_blocks = (rows + variant.tiles * 8 - 1) / (variant.tiles * 8);
-  const int units = args.batch * args.num_kv_heads * row_blocks;
-  DecodeForm form = FormOf(device, units, variant.tiles, variant.head_dim);
+  const int units_a_sequence = args.num_kv_heads * row_blocks;
+  CheckCounts(args.batch, units_a_sequence, params.max_blocks + kUnitCost * kMostClusterSize);
+  const int units = args.batch * units_a_sequence;
+  const DecodeForm form = FormOf(device, units, variant.tiles, variant.head_dim);
   variant.cluster_size = form.cluster_size;
   variant.ctas_per_sm = form.ctas_per_sm;
   variant.ring_bytes = form.ring_bytes;
   args.row_blocks = Divisor(row_blocks);
-  args.units_a_sequence = Divisor(args.num_kv_heads * row_blocks);
+  args.units_a_sequence = Divisor(units_a_sequence);
   args.num_clusters = form.num_clusters;
   args.units_a_cluster = (units + form.num_clusters - 1) / form.num_clusters;
   args.unit_cost = kUnitCost * form.cluster_size;

@@ -329,8 +329,29 @@ TEST(DecodeTest, RefusesWhatItCannotRun) {
   EXPECT_NE(message([](Params& p) { p.max_query_len = 9; }).find("9"), std::string::npos);
   EXPECT_NE(message([](Params& p) { p.cache.head_dim = 96; }).find("head_dim"), std::string::npos);
   EXPECT_NE(message([](Params& p) { p.workspace = {}; }).find("workspace"), std::string::npos);
+  EXPECT_NE(
+      message([](Params& p) { p.workspace = p.workspace.subspan(16); }).find("workspace.data"),
+      std::string::npos);
   EXPECT_NE(message([](Params& p) { p.sliding_window = -1; }).find("-1"), std::string::npos);
   EXPECT_NE(message([](Params& p) { p.block_tables = nullptr; }).find("block_tables"),
+            std::string::npos);
+  EXPECT_NE(message([](Params& p) { p.max_blocks = INT32_MAX; }).find("max_blocks"),
+            std::string::npos);
+  // 4096 blocks of rows a sequence: units beyond what 32 bits divide.
+  EXPECT_NE(message([](Params& p) {
+              p.batch = kMaxDecodeBatch;
+              p.max_query_len = kMaxDecodeQueryLen;
+              p.query_start = p.context_len;
+              p.cache.num_kv_heads = 512;
+              for (auto* rows : {&p.q.shape, &p.r.shape, &p.out.shape}) *rows = {8192, 8192, 128};
+              p.workspace = {p.workspace.data(), size_t{1} << 40};
+            }).find("units of the batch"),
+            std::string::npos);
+  EXPECT_NE(message([](Params& p) {
+              p.batch = kMaxDecodeBatch;
+              p.max_blocks = 1 << 22;
+              for (auto* rows : {&p.q.shape, &p.r.shape, &p.out.shape}) (*rows)[0] = p.batch;
+            }).find("pages of the batch"),
             std::string::npos);
 }
 
