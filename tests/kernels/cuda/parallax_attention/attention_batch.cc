@@ -20,7 +20,16 @@ std::vector<float> RandomRounded(size_t size, float mean, float deviation, std::
 
 int PagesOf(int tokens) { return (tokens + kPageSize - 1) / kPageSize; }
 
-__nv_bfloat16 Poison() { return __ushort_as_bfloat16(0xffff); }
+// What nothing may read: NaN and infinity by turns, in rows of the 64 elements that a token has
+// side by side in a block, because beside a NaN an infinity would not show.
+std::vector<__nv_bfloat16> Poison(size_t size) {
+  constexpr size_t kRowElements = 64;
+  std::vector<__nv_bfloat16> values(size);
+  for (size_t i = 0; i < size; ++i) {
+    values[i] = __ushort_as_bfloat16(i / kRowElements % 2 == 0 ? 0xffff : 0x7f80);
+  }
+  return values;
+}
 
 template <typename T>
 void CopyFront(const DeviceArray<T>& from, DeviceArray<T>& to) {
@@ -89,7 +98,7 @@ AttentionBatch::AttentionBatch(const std::vector<AttentionProblem>& problems, st
 void AttentionBatch::PackRows(const std::vector<AttentionProblem>& problems) {
   const int64_t row_size = int64_t{query_heads_} * head_dim_;
   const int64_t stride = row_size + kStridePadding;
-  std::vector<__nv_bfloat16> q(query_start_.back() * stride, Poison());
+  std::vector<__nv_bfloat16> q = Poison(query_start_.back() * stride);
   std::vector<__nv_bfloat16> r = q;
   for (size_t i = 0; i < problems.size(); ++i) {
     for (int64_t x = 0; x < problems[i].query_rows * row_size; ++x) {
@@ -122,7 +131,7 @@ void AttentionBatch::FillCache(const std::vector<AttentionProblem>& problems, st
   std::iota(order.begin(), order.end(), 1);
   std::shuffle(order.begin(), order.end(), rng);
   std::vector<int> tables(problems.size() * max_blocks_, 0);
-  std::vector<__nv_bfloat16> memory(cache.num_pages * cache.page_elements(), Poison());
+  std::vector<__nv_bfloat16> memory = Poison(cache.num_pages * cache.page_elements());
   size_t next = 0;
   for (size_t i = 0; i < problems.size(); ++i) {
     const AttentionProblem& problem = problems[i];
