@@ -12,9 +12,9 @@
 // model; the split over keys, hence the rounding, may vary with the batch.
 //
 // Thread safety: as Stream; calls that may run at the same time need workspaces of their own.
-// Errors: KernelError for shapes, dtypes, a window, batch or workspace out of range, more pages than
-// 32 bits count (of max_blocks a sequence, for all of its KV heads and blocks of up to 16 rows),
-// and what the launch reports. Values in device memory are trusted: context_len[s] at most
+// Errors: KernelError for shapes, dtypes, a window, batch or workspace out of range, more pages
+// than 32 bits count (of max_blocks a sequence, for all of its KV heads and blocks of up to 16
+// rows), and what the launch reports. Values in device memory are trusted: context_len[s] at most
 // max_blocks * kPageSize, pages within the cache.
 #ifndef PARALLAX_KERNELS_CUDA_PARALLAX_DECODE_H_
 #define PARALLAX_KERNELS_CUDA_PARALLAX_DECODE_H_
@@ -57,7 +57,8 @@ struct ParallaxDecodeParams {
   float softmax_scale = 1.0f;
   int32_t sliding_window = 0;  // 0 = none
 
-  // ParallaxDecodeWorkspaceBytes(), 256-byte aligned, its counters zeroed before its first use.
+  // ParallaxDecodeWorkspaceBytes(), 256-byte aligned. Its first ParallaxDecodeCounterBytes() are
+  // zeroed before its first use; the rest may hold anything.
   std::span<std::byte> workspace;
 
   // Lets the kernel start while its predecessor on the stream drains (programmatic dependent
@@ -67,8 +68,10 @@ struct ParallaxDecodeParams {
   bool programmatic_launch = false;
 };
 
-// Bytes of scratch for any batch of this model on this GPU; independent of lengths. The caller
-// zeroes it once; every call leaves it as the next one needs it.
+// The workspace's counters, at its front: zero before a call and after it.
+size_t ParallaxDecodeCounterBytes(const DeviceProperties& device);
+
+// Bytes of scratch for any batch of this model on this GPU; independent of lengths.
 size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_query_heads,
                                     int num_kv_heads, int head_dim, int max_query_len);
 

@@ -57,12 +57,15 @@ struct ParallaxPrefillParams {
   int32_t sliding_window = 0;  // 0 = none
   bool split_keys = true;      // spread few rows behind many keys over an idle GPU
 
-  // ParallaxPrefillWorkspaceBytes(), 256-byte aligned, zeroed before its first use.
+  // ParallaxPrefillWorkspaceBytes(), 256-byte aligned. Its first ParallaxPrefillCounterBytes() are
+  // zeroed before its first use; the rest may hold anything.
   std::span<std::byte> workspace;
 };
 
-// Bytes of scratch for any batch. The caller zeroes it once; every call leaves it as the next
-// one needs it.
+// The workspace's counters, at its front: zero before a call and after it.
+size_t ParallaxPrefillCounterBytes();
+
+// Bytes of scratch for any batch.
 size_t ParallaxPrefillWorkspaceBytes();
 
 // Enqueues the op.

@@ -182,6 +182,10 @@ DecodeArgs MakeArgs(const ParallaxDecodeParams& params, const DeviceProperties& 
 
 }  // namespace
 
+size_t ParallaxDecodeCounterBytes(const DeviceProperties& device) {
+  return device.is_hopper() ? CounterBytes(device) : PortableDecodeCounterBytes();
+}
+
 size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_query_heads,
                                     int num_kv_heads, int head_dim, int max_query_len) {
   CheckHeads(num_query_heads, num_kv_heads, head_dim);

@@ -90,6 +90,8 @@ PrefillArgs MakeArgs(const ParallaxPrefillParams& params) {
 
 }  // namespace
 
+size_t ParallaxPrefillCounterBytes() { return sizeof(PrefillCounters); }
+
 size_t ParallaxPrefillWorkspaceBytes() { return sizeof(PrefillWorkspace); }
 
 void ParallaxPrefill(const ParallaxPrefillParams& params, const DeviceProperties& device,

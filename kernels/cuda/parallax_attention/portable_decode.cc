@@ -23,6 +23,8 @@ void CheckAlignment(std::string_view operand, const ConstTensorView& rows) {
 
 size_t PortableDecodeWorkspaceBytes() { return sizeof(PrefillWorkspace); }
 
+size_t PortableDecodeCounterBytes() { return sizeof(PrefillCounters); }
+
 void PortableDecode(const ParallaxDecodeParams& params, const Stream& stream) {
   CheckAlignment("q", params.q);
   if (params.r.defined()) CheckAlignment("r", params.r);

@@ -13,6 +13,7 @@
 namespace parallax::kernels::cuda {
 
 size_t PortableDecodeWorkspaceBytes();
+size_t PortableDecodeCounterBytes();
 
 // For params that have passed ParallaxDecode's checks. Rows of q and r must lie on 16 bytes.
 void PortableDecode(const ParallaxDecodeParams& params, const Stream& stream);

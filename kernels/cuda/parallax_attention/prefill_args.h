@@ -28,7 +28,7 @@ struct PrefillCounters {
 };
 
 struct PrefillWorkspace {
-  PrefillCounters counters;
+  PrefillCounters counters;  // first: ParallaxPrefillCounterBytes()
   alignas(256) float4 partials[kPartialWarps][kPartialFloatsPerLane / 4 * 32];
 };
 

@@ -19,7 +19,8 @@ DecodeBatch::DecodeBatch(const std::vector<AttentionProblem>& problems, std::mt1
   const AttentionProblem& first = problems.front();
   workspace_.emplace(ParallaxDecodeWorkspaceBytes(device_, first.query_heads, first.kv_heads,
                                                   first.head_dim, params_.max_query_len));
-  Require(cudaMemset(workspace_->data(), 0, workspace_->size()));
+  // The rest stays as poisoned as the array was made.
+  Require(cudaMemset(workspace_->data(), 0, ParallaxDecodeCounterBytes(device_)));
   params_.workspace = {workspace_->data(), workspace_->size()};
 }
 

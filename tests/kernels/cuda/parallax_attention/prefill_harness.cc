@@ -6,7 +6,8 @@ PrefillBatch::PrefillBatch(const std::vector<reference::AttentionProblem>& probl
                            std::mt19937& rng)
     : batch_(problems, rng), workspace_(ParallaxPrefillWorkspaceBytes()) {
   batch_.Describe(params_);
-  Require(cudaMemset(workspace_.data(), 0, workspace_.size()));
+  // The rest stays as poisoned as the array was made.
+  Require(cudaMemset(workspace_.data(), 0, ParallaxPrefillCounterBytes()));
   params_.workspace = {workspace_.data(), workspace_.size()};
 }
 
