@@ -38,8 +38,10 @@ DecoderHarness::DecoderHarness(const std::string& folder, const HarnessOptions& 
   const DecoderOptions decoder_options = {.max_num_batched_tokens = options.max_num_batched_tokens,
                                           .max_context_tokens = options.max_context_tokens,
                                           .max_logits_rows = 1};
+  Communicator& communicator =
+      options.communicator != nullptr ? *options.communicator : silent_communicator_;
   decoder_ =
-      ValueOrThrow(Decoder::Create(config_, *weights_, decoder_options, communicator_, stream_));
+      ValueOrThrow(Decoder::Create(config_, *weights_, decoder_options, communicator, stream_));
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     kernels::KvCacheView cache;
     cache.dtype = options.kv_dtype;

@@ -26,6 +26,8 @@ struct HarnessOptions {
   int32_t max_context_tokens = 512;
   int32_t num_pages = 64;
   uint64_t seed = 1;  // of the page order
+  /// Sees the output of every block, and outlives the harness; null: one that does nothing.
+  Communicator* communicator = nullptr;
 };
 
 /// One sequence and the logits of every position computed so far.
@@ -42,6 +44,8 @@ class DecoderHarness {
   DecoderHarness(const std::string& folder, const HarnessOptions& options);
 
   const ModelConfig& config() const { return config_; }
+  const DecoderWeights& weights() const { return *weights_; }
+  const kernels::Stream& stream() const { return stream_; }
 
   /// One forward pass: for each pair, the next `count` tokens of a sequence.
   void Step(const std::vector<std::pair<HarnessSequence*, int32_t>>& chunks);
@@ -57,7 +61,7 @@ class DecoderHarness {
   kernels::ThreadPool pool_;
   kernels::Stream stream_;
   std::unique_ptr<const DecoderWeights> weights_;
-  SingleDeviceCommunicator communicator_;
+  SingleDeviceCommunicator silent_communicator_;
   std::unique_ptr<Decoder> decoder_;
   std::vector<HostBuffer> cache_memory_;
   std::vector<kernels::KvCacheView> caches_;
