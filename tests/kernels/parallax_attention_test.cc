@@ -3,12 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "tests/kernels/attention_harness.h"
 #include "tests/kernels/reference/attention_reference.h"
+#include "tests/kernels/reference/captured_attention.h"
 
 namespace parallax::kernels {
 namespace {
@@ -23,6 +25,17 @@ std::vector<float> RunOne(const AttentionProblem& problem, DType cache_dtype = D
   HarnessOptions options;
   options.cache_dtype = cache_dtype;
   return RunAttention({problem}, options).front();
+}
+
+double WorstError(const std::vector<AttentionProblem>& problems, DType cache_dtype) {
+  HarnessOptions options;
+  options.cache_dtype = cache_dtype;
+  const auto outs = RunAttention(problems, options);
+  double worst = 0.0;
+  for (size_t i = 0; i < problems.size(); ++i) {
+    worst = std::max(worst, RelativeError(outs[i], Attention(problems[i])));
+  }
+  return worst;
 }
 
 double LargestDifference(const std::vector<float>& a, const std::vector<float>& b) {
@@ -137,6 +150,19 @@ TEST(ParallaxAttentionTest, LargeProbeOfKeysWithLargeMean) {
   for (float& x : problem.q) x *= 0.1f;
   for (float& x : problem.r) x *= 10.0f;
   EXPECT_LE(RelativeError(RunOne(problem), Attention(problem)), 2e-4);
+}
+
+// Trained probes: the correction is up to ten times the softmax output, which it all but cancels.
+TEST(ParallaxAttentionTest, CapturedFromTheDefaultModel) {
+  for (const AttentionProblem& captured :
+       reference::ReadCapturedAttention(reference::kDefaultModelAttention)) {
+    for (const auto& problems : {std::vector{captured}, reference::SplitIntoRows(captured)}) {
+      const double softmax = WorstError(reference::WithZeroProbes(problems), DType::kBFloat16);
+      const double probed = WorstError(problems, DType::kBFloat16);
+      EXPECT_LE(probed, kTolerance);
+      EXPECT_LE(probed, 3 * softmax);
+    }
+  }
 }
 
 TEST(ParallaxAttentionTest, HugeLogits) {

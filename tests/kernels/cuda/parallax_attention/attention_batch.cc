@@ -69,6 +69,18 @@ double RelativeError(const std::vector<float>& out, const std::vector<double>& r
   return out.size() == reference.size() && !std::isnan(error) ? error : HUGE_VAL;
 }
 
+double RelativeErrorOfAll(const std::vector<std::vector<float>>& outs,
+                          const std::vector<AttentionProblem>& problems) {
+  std::vector<float> all;
+  std::vector<double> references;
+  for (const std::vector<float>& out : outs) all.insert(all.end(), out.begin(), out.end());
+  for (const AttentionProblem& problem : problems) {
+    const std::vector<double> reference = reference::Attention(problem);
+    references.insert(references.end(), reference.begin(), reference.end());
+  }
+  return RelativeError(all, references);
+}
+
 DeviceProperties TunedDevice() { return ReadDeviceProperties(0); }
 
 DeviceProperties PortableDevice() {

@@ -36,6 +36,10 @@ reference::AttentionProblem RandomProblem(const AttentionShape& shape, int query
 // |out - reference| / |reference| over the whole of it; NaN counts as infinite.
 double RelativeError(const std::vector<float>& out, const std::vector<double>& reference);
 
+// The same over the outs of all problems together.
+double RelativeErrorOfAll(const std::vector<std::vector<float>>& outs,
+                          const std::vector<reference::AttentionProblem>& problems);
+
 // The first GPU, and the same as the ops see one that has no kernels of its own.
 DeviceProperties TunedDevice();
 DeviceProperties PortableDevice();

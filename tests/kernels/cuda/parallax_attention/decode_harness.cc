@@ -34,4 +34,10 @@ std::vector<std::vector<float>> DecodeBatch::Run(cudaStream_t stream) {
   return ReadOut();
 }
 
+double DecodeError(const std::vector<AttentionProblem>& problems, const DeviceProperties& device) {
+  std::mt19937 rng(1);
+  DecodeBatch batch(problems, rng, device);
+  return RelativeErrorOfAll(batch.Run(), problems);
+}
+
 }  // namespace parallax::kernels::cuda

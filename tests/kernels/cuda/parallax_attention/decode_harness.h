@@ -36,6 +36,10 @@ class DecodeBatch {
   std::optional<DeviceArray<std::byte>> workspace_;
 };
 
+// Of decode, over all outs of one batch.
+double DecodeError(const std::vector<reference::AttentionProblem>& problems,
+                   const DeviceProperties& device);
+
 }  // namespace parallax::kernels::cuda
 
 #endif  // PARALLAX_TESTS_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_HARNESS_H_

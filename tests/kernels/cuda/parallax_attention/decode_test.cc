@@ -9,6 +9,7 @@
 #include "kernels/cuda/head_norm_rope.h"
 #include "tests/kernels/cuda/parallax_attention/decode_harness.h"
 #include "tests/kernels/cuda/parallax_attention/hold_stream.h"
+#include "tests/kernels/reference/captured_attention.h"
 
 namespace parallax::kernels::cuda {
 namespace {
@@ -16,7 +17,9 @@ namespace {
 using reference::AttentionProblem;
 
 // bfloat16 weights and output: softmax alone lands at 2e-3 to 4e-3.
-constexpr double kTolerance = 1.2e-2;
+constexpr double kTolerance = 6e-3;
+// Of a thousand sequences with few keys and heads the worst has less to average over.
+constexpr double kLooseTolerance = 8e-3;
 
 std::vector<AttentionProblem> Problems(const AttentionShape& shape,
                                        const std::vector<int>& contexts,
@@ -105,7 +108,7 @@ TEST(DecodeTest, BatchesOfEverySize) {
     std::vector<int> contexts(sequences);
     for (int& context : contexts)
       context = std::uniform_int_distribution(1, 60000 / sequences)(rng);
-    EXPECT_LT(WorstError(one_tile, contexts), kTolerance) << sequences << " ragged sequences";
+    EXPECT_LT(WorstError(one_tile, contexts), kLooseTolerance) << sequences << " ragged sequences";
     if (sequences > 100) continue;
     EXPECT_LT(WorstError(two_tiles, contexts), kTolerance) << sequences << " sequences, two tiles";
     contexts.assign(sequences, 700);
@@ -132,14 +135,38 @@ TEST(DecodeTest, RandomBatches) {
   }
 }
 
+// The correction term may be many times the output; keys may lie off zero. All but the scale of r
+// is the same; at 0 it is softmax attention by way of the probe.
 TEST(DecodeTest, ProbeCostsAtMostThreeTimesSoftmaxError) {
-  for (const float key_mean : {0.0f, 3.0f}) {
-    AttentionShape shape{.query_heads = 16, .kv_heads = 4, .key_mean = key_mean};
-    shape.query_deviation = 0.5f;
-    shape.probe_deviation = 0.3f;
-    const double probed = WorstError(shape, {700, 3000});
-    shape.probe = false;
-    EXPECT_LT(probed, 3 * WorstError(shape, {700, 3000})) << "keys of mean " << key_mean;
+  for (const float query_deviation : {0.5f, 1.0f}) {
+    for (const float key_mean : {0.0f, 3.0f}) {
+      AttentionShape shape{.query_heads = 16, .kv_heads = 4, .key_mean = key_mean};
+      shape.query_deviation = query_deviation;
+      shape.probe_deviation = 0.0f;
+      const double softmax = WorstError(shape, {700, 3000});
+      EXPECT_LT(softmax, kTolerance);
+      for (const float probe_deviation : {1.0f, 10.0f, 100.0f}) {
+        shape.probe_deviation = probe_deviation;
+        EXPECT_LT(WorstError(shape, {700, 3000}), 3 * softmax)
+            << "keys of mean " << key_mean << ", r scaled by " << probe_deviation;
+      }
+    }
+  }
+}
+
+// A batch of single rows, and the last rows as those of one sequence.
+TEST(DecodeTest, CapturedFromTheDefaultModel) {
+  for (const AttentionProblem& captured :
+       reference::ReadCapturedAttention(reference::kDefaultModelAttention)) {
+    const int rows = captured.query_rows;
+    for (const auto& problems :
+         {reference::SplitIntoRows(captured),
+          std::vector{reference::RowsOf(captured, rows - kMaxDecodeQueryLen, rows)}}) {
+      const double softmax = DecodeError(reference::WithZeroProbes(problems), TunedDevice());
+      const double probed = DecodeError(problems, TunedDevice());
+      EXPECT_LT(probed, 3 * softmax) << problems.size() << " sequences";
+      EXPECT_LT(probed, kTolerance) << problems.size() << " sequences";
+    }
   }
 }
 

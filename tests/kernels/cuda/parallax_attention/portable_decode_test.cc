@@ -10,6 +10,7 @@
 
 #include "tests/kernels/cuda/parallax_attention/attention_batch.h"
 #include "tests/kernels/cuda/parallax_attention/decode_harness.h"
+#include "tests/kernels/reference/captured_attention.h"
 
 namespace parallax::kernels::cuda {
 namespace {
@@ -60,6 +61,41 @@ TEST(PortableDecodeTest, LongSequencesAreCutAndMerged) {
     DecodeBatch batch(problems, rng, PortableDevice());
     EXPECT_LT(WorstError(problems, batch), kTolerance);
     EXPECT_EQ(batch.Run(), batch.Run());
+  }
+}
+
+// The correction term may be many times the output; keys may lie off zero. All but the scale of r
+// is the same.
+TEST(PortableDecodeTest, ProbeCostsAtMostThreeTimesSoftmaxError) {
+  const auto error = [](AttentionShape shape, float probe_deviation) {
+    std::mt19937 rng(3);
+    shape.probe_deviation = probe_deviation;
+    return DecodeError({RandomProblem(shape, 1, 700, rng), RandomProblem(shape, 1, 3000, rng)},
+                       PortableDevice());
+  };
+  for (const float key_mean : {0.0f, 3.0f}) {
+    const AttentionShape shape{.query_heads = 16, .kv_heads = 4, .key_mean = key_mean};
+    const double softmax = error(shape, 0.0f);
+    EXPECT_LT(softmax, kTolerance);
+    for (const float probe_deviation : {1.0f, 10.0f, 100.0f}) {
+      EXPECT_LT(error(shape, probe_deviation), 3 * softmax)
+          << "keys of mean " << key_mean << ", r scaled by " << probe_deviation;
+    }
+  }
+}
+
+TEST(PortableDecodeTest, CapturedFromTheDefaultModel) {
+  for (const AttentionProblem& captured :
+       reference::ReadCapturedAttention(reference::kDefaultModelAttention)) {
+    const int rows = captured.query_rows;
+    for (const auto& problems :
+         {reference::SplitIntoRows(captured),
+          std::vector{reference::RowsOf(captured, rows - kMaxDecodeQueryLen, rows)}}) {
+      const double softmax = DecodeError(reference::WithZeroProbes(problems), PortableDevice());
+      const double probed = DecodeError(problems, PortableDevice());
+      EXPECT_LT(probed, 3 * softmax) << problems.size() << " sequences";
+      EXPECT_LT(probed, kTolerance) << problems.size() << " sequences";
+    }
   }
 }
 

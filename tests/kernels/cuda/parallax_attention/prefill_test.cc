@@ -13,6 +13,7 @@
 #include "kernels/cuda/parallax_prefill.h"
 #include "tests/kernels/cuda/parallax_attention/attention_batch.h"
 #include "tests/kernels/cuda/parallax_attention/prefill_harness.h"
+#include "tests/kernels/reference/captured_attention.h"
 
 namespace parallax::kernels::cuda {
 namespace {
@@ -205,6 +206,24 @@ TEST(PrefillTest, ErrorStaysNearSoftmaxsWhenScoresAreFarApart) {
   for (const float probe_deviation : {1.0f, 100.0f}) {
     shape.probe_deviation = probe_deviation;
     EXPECT_LT(WorstError(shape, {{200, 1500}}), 3 * softmax) << "r scaled by " << probe_deviation;
+  }
+}
+
+TEST(PrefillTest, CapturedFromTheDefaultModel) {
+  const auto error = [](const std::vector<AttentionProblem>& problems,
+                        const DeviceProperties& device) {
+    std::mt19937 rng(6);
+    return RelativeErrorOfAll(PrefillBatch(problems, rng).Run(device), problems);
+  };
+  for (const AttentionProblem& captured :
+       reference::ReadCapturedAttention(reference::kDefaultModelAttention)) {
+    for (const DeviceProperties& device : {TunedDevice(), PortableDevice()}) {
+      for (const auto& problems : {std::vector{captured}, reference::SplitIntoRows(captured)}) {
+        const double probed = error(problems, device);
+        EXPECT_LT(probed, 3 * error(reference::WithZeroProbes(problems), device));
+        EXPECT_LT(probed, kTolerance);
+      }
+    }
   }
 }
 
