@@ -170,6 +170,25 @@ TEST(DecodeTest, CapturedFromTheDefaultModel) {
   }
 }
 
+// The longest context that is promised. Keys come again after a while, but never at the same place
+// of a page: drawing all of them takes longer than the rest.
+TEST(DecodeTest, OneHeadOverAMillionKeys) {
+  constexpr int kDrawnKeys = 50021;
+  std::mt19937 rng(8);
+  const AttentionShape shape{.query_heads = 1, .kv_heads = 1, .head_dim = 64};
+  std::vector<AttentionProblem> problems = {RandomProblem(shape, 1, kDrawnKeys, rng)};
+  AttentionProblem& problem = problems.front();
+  problem.context = 1 << 20;
+  const size_t drawn = problem.k.size();
+  const size_t size = size_t(problem.context) * shape.head_dim;
+  for (std::vector<float>* const values : {&problem.k, &problem.v}) {
+    values->resize(size);
+    for (size_t i = drawn; i < size; ++i) (*values)[i] = (*values)[i - drawn];
+  }
+  DecodeBatch batch(problems, rng);
+  EXPECT_LT(WorstError(problems, batch), kTolerance);
+}
+
 TEST(DecodeTest, HugeProbesAndScoresStayFinite) {
   EXPECT_LT(WorstError({.query_heads = 16, .kv_heads = 8, .probe_deviation = 100.0f}, {700, 64}),
             kTolerance);
