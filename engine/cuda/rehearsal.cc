@@ -35,16 +35,28 @@ void AddBlockTables(ForwardBatch& batch) {
   }
 }
 
+// Scores rows of the first prompt: 1, 2, 4 and so on at once, then one more than a group has. The
+// sampler has a kernel each for few and for more rows.
+void AddScores(int rows, int score_group, ForwardBatch& batch) {
+  int first_row = 0;
+  const auto add = [&](int count) {
+    if (count <= 0) return;
+    batch.prompt_logprobs.push_back(
+        {.slot = 0, .first_row = first_row, .count = count, .target_begin = first_row, .top_k = 1});
+    first_row += count;
+  };
+  for (int count = 1; count < score_group && first_row + count <= rows; count *= 2) add(count);
+  add(std::min(rows - first_row, score_group + 1));
+  batch.prompt_targets.assign(first_row, 0);
+}
+
 ForwardBatch LongPrompt(const RunnerLimits& limits, int score_group, const SamplingParams* params) {
   ForwardBatch batch;
   const int tokens = std::min(limits.max_num_batched_tokens, limits.max_context_tokens);
   AddPrompt(tokens, params, batch);
   AddBlockTables(batch);
   batch.page_copies = {{.src = 0, .dst = 0}};
-  const int scored = std::min(tokens - 1, score_group + 1);
-  batch.prompt_logprobs = {
-      {.slot = 0, .first_row = 0, .count = scored, .target_begin = 0, .top_k = 1}};
-  batch.prompt_targets.assign(scored, 0);
+  AddScores(tokens - 1, score_group, batch);
   return batch;
 }
 

@@ -14,8 +14,9 @@
 namespace parallax {
 
 /// A prompt as long as a step can be, and prompts of one page beside a sequence that decodes, with
-/// a page copied and more than `score_group` rows scored where the limits allow. `params`, of the
-/// sequences, must outlive the batches. Pages and slots are used as if all were free.
+/// a page copied and rows scored where the limits allow: few at once, many, and more than
+/// `score_group`. `params`, of the sequences, must outlive the batches. Pages and slots are used as
+/// if all were free.
 std::vector<ForwardBatch> RehearsalSteps(const RunnerLimits& limits, int score_group,
                                          const SamplingParams* params);
 

@@ -26,7 +26,9 @@ TEST(Rehearsal, IsOfEveryKindOfStep) {
   ASSERT_EQ(steps.size(), 2u);
   const StepShape prompt = ShapeOf(steps[0]);
   EXPECT_EQ(prompt.prefill_tokens(), 512);
-  EXPECT_EQ(prompt.scored_rows, kScoreGroup + 1);
+  std::vector<int32_t> scored;
+  for (const PromptLogprobTask& task : steps[0].prompt_logprobs) scored.push_back(task.count);
+  EXPECT_EQ(scored, (std::vector<int32_t>{1, 2, 4, 8, 16, 32, kScoreGroup + 1}));
   EXPECT_EQ(prompt.page_copies, 1);
   EXPECT_EQ(prompt.samples, 1);
   const StepShape mixed = ShapeOf(steps[1]);
@@ -44,6 +46,7 @@ TEST(Rehearsal, KeepsToTheLimits) {
         for (const ForwardBatch& step : RehearsalSteps(limits, kScoreGroup, &params)) {
           EXPECT_TRUE(ValidateBatch(step, limits).ok()) << ValidateBatch(step, limits);
           EXPECT_GT(step.num_tokens(), 0);
+          EXPECT_LE(ShapeOf(step).scored_rows, step.num_tokens());
           for (const int32_t page : step.block_tables) EXPECT_LT(page, limits.num_pages);
           for (const int32_t length : step.context_len) EXPECT_LE(length, context);
         }
