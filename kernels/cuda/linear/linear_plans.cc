@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <sstream>
@@ -194,31 +195,35 @@ void LinearPlans::Impl::Run(const LinearParams& params, std::span<std::byte> wor
 void LinearPlans::Impl::TuneBucket(std::span<const LinearParams> layers, int bucket,
                                    std::span<std::byte> workspace, const Stream& stream) {
   const PlanKey key{ShapeOf(layers.front()), bucket};
-  if (plans_.contains(key)) {
-    // Restored. What its kernel brings to the device is loaded by a first run: this one.
-    LinearParams layer = layers.front();
-    layer.tokens = std::min(layer.tokens, bucket);
-    return Run(layer, workspace, stream);
-  }
+  const int tokens = std::min(layers.front().tokens, bucket);
+  const auto run = [&](LinearParams layer) {
+    layer.tokens = tokens;
+    Run(layer, workspace, stream);
+  };
+  // Restored. What its kernel brings to the device is loaded by a first run: this one.
+  if (plans_.contains(key)) return run(layers.front());
+  const auto candidates =
+      MatmulOf(key.shape).Candidates(bucket, kCublasLtWorkspaceBytes, kCandidates);
+  const PlanKey refusal{key.shape, tokens};  // where Run notes it
   const int launches = static_cast<int>(std::min(layers.size(), kTimedLayers));
-  double best = std::numeric_limits<double>::infinity();
-  for (const cublasLtMatmulAlgo_t& algorithm :
-       MatmulOf(key.shape).Candidates(bucket, kCublasLtWorkspaceBytes, kCandidates)) {
-    // Each is timed by way of Run, as the plan that it may become.
-    const auto previous = std::exchange(plans_[key], algorithm);
-    const double time = TimeLaunches(stream, [&] {
-      for (int i = 0; i < launches; ++i) {
-        LinearParams layer = layers[i];
-        layer.tokens = std::min(layer.tokens, bucket);
-        Run(layer, workspace, stream);
-      }
-    });
-    if (time < best) {
-      best = time;
-    } else {
-      plans_[key] = previous;
+  cublasLtMatmulAlgo_t best = candidates.front();
+  double best_time = std::numeric_limits<double>::infinity();
+  for (const cublasLtMatmulAlgo_t& algorithm : candidates) {
+    // Each is timed by way of Run, as the plan that it may become: unless it refuses these tokens,
+    // when Run takes another algorithm.
+    plans_[key] = algorithm;
+    exceptions_.erase(refusal);
+    run(layers.front());
+    if (exceptions_.contains(refusal)) continue;
+    const double time =
+        TimeLaunches(stream, [&] { std::for_each_n(layers.begin(), launches, run); });
+    if (time < best_time) {
+      best_time = time;
+      best = algorithm;
     }
   }
+  plans_[key] = best;
+  if (std::isfinite(best_time)) exceptions_.erase(refusal);  // a later candidate's
 }
 
 void LinearPlans::Impl::Tune(std::span<const LinearParams> layers, std::span<std::byte> workspace,
