@@ -20,8 +20,13 @@ SlotCapacities CapacitiesFor(const SamplerMemoryOptions& options) {
               SamplingParams::kMaxStopTokens + static_cast<int32_t>(options.eos_token_ids.size())};
 }
 
+// A list has each token once.
+int32_t CountsPerSlot(const SamplerMemoryOptions& options) {
+  return static_cast<int32_t>(std::min<int64_t>(options.max_context_tokens, options.vocab_size));
+}
+
 size_t CountBytesPerSlot(const SamplerMemoryOptions& options) {
-  return static_cast<size_t>(options.max_context_tokens) * sizeof(TokenCount);
+  return CountsPerSlot(options) * sizeof(TokenCount);
 }
 
 // The largest list of a slot fits, so that Write can always go on.
@@ -118,7 +123,7 @@ kernels::cuda::SampleParams SamplerMemory::Params() const {
   params.allowed_masks = token_mask_.as<const uint32_t>();
   params.token_counts = {.entries = counts_.as<TokenCount>(),
                          .sizes = count_sizes_.as<int32_t>(),
-                         .capacity = options_.max_context_tokens};
+                         .capacity = CountsPerSlot(options_)};
   params.slot_tokens = slot_tokens_.as<int32_t>();
   params.workspace = workspace_.bytes();
   return params;

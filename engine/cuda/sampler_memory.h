@@ -59,7 +59,7 @@ class SamplerMemory {
   kernels::cuda::DeviceBuffer logit_bias_;   // LogitBias [slots, capacity]
   kernels::cuda::DeviceBuffer banned_ids_;   // int32 [slots, capacity]
   kernels::cuda::DeviceBuffer token_mask_;   // uint32
-  kernels::cuda::DeviceBuffer counts_;       // TokenCount [slots, max_context_tokens]
+  kernels::cuda::DeviceBuffer counts_;       // TokenCount [slots, tokens of a context]
   kernels::cuda::DeviceBuffer count_sizes_;  // int32 [slots]
   kernels::cuda::DeviceBuffer slot_tokens_;  // int32 [slots]
   kernels::cuda::DeviceBuffer workspace_;
