@@ -174,8 +174,7 @@ absl::Status CudaModelRunner::PlanMemory() {
   const CudaDecoderMemory decoder = CudaDecoder::MemoryFor(config_, DecoderOptions(), device_);
   const auto buckets = static_cast<int64_t>(DecodeBuckets(options_.max_num_seqs).size());
   stats_.weight_bytes = DeviceWeightBytes(config_);
-  stats_.activation_bytes = decoder.activations +
-                            SamplerMemory::BytesFor(SamplerOptions(), device_) +
+  stats_.activation_bytes = decoder.activations + SamplerMemory::BytesFor(SamplerOptions()) +
                             kStepsInFlight * static_cast<int64_t>(InputSizes().device_bytes());
   stats_.probe_state_bytes = decoder.probe_states;
   stats_.graph_bytes = buckets * kStepsInFlight * kBytesPerGraph;
@@ -216,7 +215,7 @@ absl::Status CudaModelRunner::PlanMemory() {
 void CudaModelRunner::AllocateSteps() {
   decoder_ = std::make_unique<CudaDecoder>(config_, *weights_, DecoderOptions(), device_,
                                            communicator_, stream_.stream());
-  sampler_ = std::make_unique<SamplerMemory>(SamplerOptions(), device_, stream_);
+  sampler_ = std::make_unique<SamplerMemory>(SamplerOptions(), stream_);
   slots_.resize(options_.max_num_seqs);
   const StepShape largest = LargestShape();
   for (Flight& flight : flights_) {

@@ -36,19 +36,17 @@ size_t StagingBytes(const SamplerMemoryOptions& options) {
 
 }  // namespace
 
-int64_t SamplerMemory::BytesFor(const SamplerMemoryOptions& options,
-                                const kernels::cuda::DeviceProperties& device) {
+int64_t SamplerMemory::BytesFor(const SamplerMemoryOptions& options) {
   const SlotCapacities capacities = CapacitiesFor(options);
   const size_t slot = capacities.logit_bias * sizeof(LogitBias) +
                       capacities.banned_ids * sizeof(int32_t) + CountBytesPerSlot(options) +
                       2 * sizeof(int32_t);
   return static_cast<int64_t>(
       slot * options.max_num_seqs + options.token_mask.size() * sizeof(uint32_t) +
-      kernels::cuda::SampleWorkspaceBytes(device, options.max_rows, options.vocab_size));
+      kernels::cuda::SampleWorkspaceBytes(options.max_rows, options.vocab_size));
 }
 
 SamplerMemory::SamplerMemory(const SamplerMemoryOptions& options,
-                             const kernels::cuda::DeviceProperties& device,
                              const kernels::cuda::OwnedStream& stream)
     : options_(options), stream_(stream), capacities_(CapacitiesFor(options)) {
   const size_t slots = options.max_num_seqs;
@@ -59,8 +57,7 @@ SamplerMemory::SamplerMemory(const SamplerMemoryOptions& options,
   count_sizes_ = DeviceBuffer(slots * sizeof(int32_t), "token counts");
   slot_tokens_ = DeviceBuffer(slots * sizeof(int32_t), "sampled tokens");
   workspace_ = DeviceBuffer(
-      kernels::cuda::SampleWorkspaceBytes(device, options.max_rows, options.vocab_size),
-      "the sampler");
+      kernels::cuda::SampleWorkspaceBytes(options.max_rows, options.vocab_size), "the sampler");
   for (auto& staging : staging_) {
     staging = kernels::cuda::PinnedBuffer(StagingBytes(options), "staging of slots");
   }

@@ -14,7 +14,6 @@
 #include "engine/runner/forward_batch.h"
 #include "engine/runner/token_counter.h"
 #include "kernels/cuda/device_memory.h"
-#include "kernels/cuda/device_properties.h"
 #include "kernels/cuda/execution.h"
 #include "kernels/cuda/sampling.h"
 
@@ -32,11 +31,9 @@ struct SamplerMemoryOptions {
 
 class SamplerMemory {
  public:
-  SamplerMemory(const SamplerMemoryOptions& options, const kernels::cuda::DeviceProperties& device,
-                const kernels::cuda::OwnedStream& stream);
+  SamplerMemory(const SamplerMemoryOptions& options, const kernels::cuda::OwnedStream& stream);
 
-  static int64_t BytesFor(const SamplerMemoryOptions& options,
-                          const kernels::cuda::DeviceProperties& device);
+  static int64_t BytesFor(const SamplerMemoryOptions& options);
 
   /// Enqueues the writes of an entering sequence's lists; its state for the host.
   /// `flight` numbers the step in flight, whose pinned memory is free again.

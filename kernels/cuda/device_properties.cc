@@ -16,9 +16,6 @@ DeviceProperties ReadDeviceProperties(int index) {
   properties.name = raw.name;
   properties.compute_capability = 10 * raw.major + raw.minor;
   properties.num_sms = raw.multiProcessorCount;
-  properties.l2_bytes = static_cast<size_t>(raw.l2CacheSize);
-  properties.shared_bytes_per_block = raw.sharedMemPerBlockOptin;
-  properties.total_bytes = raw.totalGlobalMem;
   if (properties.compute_capability < 80) {
     ThrowKernelError(kOp, properties.name,
                      "must have compute capability 8.0 or later, has " +

@@ -4,19 +4,15 @@
 #ifndef PARALLAX_KERNELS_CUDA_DEVICE_PROPERTIES_H_
 #define PARALLAX_KERNELS_CUDA_DEVICE_PROPERTIES_H_
 
-#include <cstddef>
 #include <string>
 
 namespace parallax::kernels::cuda {
 
 struct DeviceProperties {
-  int index = 0;                       // CUDA ordinal
-  std::string name;                    // e.g. "NVIDIA H200"
-  int compute_capability = 0;          // 10 * major + minor, e.g. 90
-  int num_sms = 0;                     // streaming multiprocessors
-  size_t l2_bytes = 0;                 // L2 cache
-  size_t shared_bytes_per_block = 0;   // dynamic shared memory a block may opt in to
-  size_t total_bytes = 0;              // device memory
+  int index = 0;               // CUDA ordinal
+  std::string name;            // e.g. "NVIDIA H200"
+  int compute_capability = 0;  // 10 * major + minor, e.g. 90
+  int num_sms = 0;             // streaming multiprocessors
 
   bool is_hopper() const { return compute_capability == 90; }
 };

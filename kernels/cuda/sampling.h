@@ -77,7 +77,7 @@ struct SampleParams {
 };
 
 // Enough for any batch up to max_rows: a copy of each row, for those whose logits are changed.
-size_t SampleWorkspaceBytes(const DeviceProperties& device, int64_t max_rows, int64_t vocab_size);
+size_t SampleWorkspaceBytes(int64_t max_rows, int64_t vocab_size);
 
 void Sample(const SampleParams& params, const DeviceProperties& device, const Stream& stream);
 

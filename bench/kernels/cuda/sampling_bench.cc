@@ -117,7 +117,7 @@ class Sampler {
   const float* const logits_;
   DeviceSamplingRow* const rows_ = Allocate<DeviceSamplingRow>(kMaxRows);
   kernels::SampleResult* const results_ = Allocate<kernels::SampleResult>(kMaxRows);
-  const size_t workspace_bytes_ = kernels::cuda::SampleWorkspaceBytes(device_, kMaxRows, kVocab);
+  const size_t workspace_bytes_ = kernels::cuda::SampleWorkspaceBytes(kMaxRows, kVocab);
   std::byte* const workspace_ = Allocate<std::byte>(workspace_bytes_);
 };
 

@@ -95,7 +95,7 @@ class StepBench {
                              .token_limit = config_.vocab_size,
                              .token_mask = {},
                              .eos_token_ids = {}},
-        device_, stream_);
+        stream_);
     AllocateSteps();
     AllocatePages();
     ceiling_ = ReadBytesPerSecond(weights_->memory.data(),

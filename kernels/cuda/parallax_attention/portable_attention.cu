@@ -36,14 +36,6 @@ struct SharedBlocks {
   uint8_t v[2][kBlockBytes];
 };
 
-// Starts copying chunk `chunk` of a block, or fills it with zeros.
-__device__ __forceinline__ void CopyChunk(uint32_t block, const __nv_bfloat16* source, int chunk,
-                                          bool visible) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(block + chunk * 16),
-               "l"(source + chunk * 8), "r"(visible ? 16 : 0)
-               : "memory");
-}
-
 // Starts copying a page's K and V of the tile's head, by the whole block of threads. Values that
 // nothing sees become zeros: they must not meet even a zero weight.
 template <int kHeadDim>
@@ -54,8 +46,9 @@ __device__ void CopyPage(const PrefillArgs& args, const PrefillTile& tile, int b
   const auto* const values = args.cache.data + args.cache.v_block_offset(page, tile.kv_head);
   for (int chunk = threadIdx.x; chunk < kPageSize * kHeadDim / 8; chunk += kThreads) {
     const int key = block * kPageSize + chunk / 8 % kPageSize;
-    CopyChunk(k, keys, chunk, true);
-    CopyChunk(v, values, chunk, key >= tile.key_begin && key < tile.key_end);
+    CopyAsync(k + chunk * 16, keys + chunk * 8);
+    CopyAsyncOrZero(v + chunk * 16, values + chunk * 8,
+                    key >= tile.key_begin && key < tile.key_end);
   }
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

@@ -30,7 +30,7 @@ int BlocksARow(const DeviceProperties& device, int64_t rows) {
   return rows * 2 <= device.num_sms ? 2 : 1;
 }
 
-void CheckParams(const SampleParams& params, const DeviceProperties& device, const Stream& stream) {
+void CheckParams(const SampleParams& params, const Stream& stream) {
   const int64_t vocab_size = params.logits.shape[1];
   CheckTensor(kOp, "logits", params.logits, DType::kFloat32, {kAnyExtent, kAnyExtent}, stream);
   CheckAtLeast(kOp, "vocabulary", vocab_size, 1);
@@ -45,7 +45,7 @@ void CheckParams(const SampleParams& params, const DeviceProperties& device, con
   CheckAtLeast(kOp, "token_limit", params.token_limit, 1);
   CheckAtLeast(kOp, "results", static_cast<int64_t>(params.results.size()), rows);
   CheckAtLeast(kOp, "workspace bytes", static_cast<int64_t>(params.workspace.size()),
-               static_cast<int64_t>(SampleWorkspaceBytes(device, rows, vocab_size)));
+               static_cast<int64_t>(SampleWorkspaceBytes(rows, vocab_size)));
   Check(reinterpret_cast<uintptr_t>(params.workspace.data()) % 16 == 0, kOp, "workspace",
         "16-byte aligned; address modulo 16",
         static_cast<double>(reinterpret_cast<uintptr_t>(params.workspace.data()) % 16));
@@ -53,13 +53,13 @@ void CheckParams(const SampleParams& params, const DeviceProperties& device, con
 
 }  // namespace
 
-size_t SampleWorkspaceBytes(const DeviceProperties&, int64_t max_rows, int64_t vocab_size) {
+size_t SampleWorkspaceBytes(int64_t max_rows, int64_t vocab_size) {
   return sizeof(float) * static_cast<size_t>(max_rows * WorkspaceStride(vocab_size));
 }
 
 void Sample(const SampleParams& params, const DeviceProperties& device, const Stream& stream) {
   if (params.rows.empty()) return;
-  CheckParams(params, device, stream);
+  CheckParams(params, stream);
   const int64_t vocab_size = params.logits.shape[1];
   const int blocks = BlocksARow(device, static_cast<int64_t>(params.rows.size()));
   SampleArgs args = {};

@@ -90,7 +90,7 @@ SampledBatch SampleOnGpu(const std::vector<std::vector<float>>& logits,
   const DeviceArray<int32_t> sizes(lists.count_sizes);
   const DeviceArray<int32_t> tokens(std::vector<int32_t>(rows.size(), kUntouched));
   const DeviceArray<SampleResult> results(rows.size());
-  const DeviceArray<std::byte> workspace(SampleWorkspaceBytes(device, rows.size(), vocab));
+  const DeviceArray<std::byte> workspace(SampleWorkspaceBytes(rows.size(), vocab));
 
   SampleParams params;
   params.logits =
