@@ -9,6 +9,7 @@
 #include "kernels/cuda/parallax_attention/decode_merge.cuh"
 #include "kernels/cuda/parallax_attention/decode_plan.cuh"
 #include "kernels/cuda/parallax_attention/decode_ptx.cuh"
+#include "kernels/cuda/parallax_attention/decode_ptx_sm90.cuh"
 #include "kernels/cuda/parallax_attention/decode_tile.cuh"
 
 namespace parallax::kernels::cuda {
@@ -98,6 +99,21 @@ class Ring {
   int slot_ = 0;
   uint32_t phase_ = 0;
 };
+
+// Frees a slot of the ring once a whole warp has read it: its lanes are ordered among themselves,
+// and one arrives for all. racecheck does not follow an order through __syncwarp() and would report
+// the copy that takes the slot next; for its sake (PARALLAX_RACECHECK) every lane arrives for
+// itself.
+#ifdef PARALLAX_RACECHECK
+inline constexpr int kArrivalsToFree = kConsumerThreads;
+__device__ inline void ArriveAsWarp(uint32_t barrier) { Arrive(barrier); }
+#else
+inline constexpr int kArrivalsToFree = kConsumerWarps;
+__device__ inline void ArriveAsWarp(uint32_t barrier) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) Arrive(barrier);
+}
+#endif
 
 // This rank's share of a segment's pages.
 template <int kClusterSize>

@@ -173,8 +173,7 @@ class Consumer {
     return ring_.Block();
   }
   __device__ void Release() {
-    __syncwarp();
-    if (lane() == 0) Arrive(ring_.Empty());
+    ArriveAsWarp(ring_.Empty());
     ring_.Advance();
   }
 
@@ -217,8 +216,7 @@ class Consumer {
         ring_.Advance();
         AddValuesAndScoreNext(weights, offsets_, v_block, state_, scores, query_, queries,
                               Acquire());
-        __syncwarp();
-        if (lane() == 0) Arrive(v_empty);
+        ArriveAsWarp(v_empty);
       } else if (masked) {
         const ValueMask mask = {FirstKey(segment, 0) - page_key, segment.span.context - page_key};
         AddValues<kDim, kTiles, true>(weights, offsets_, v_block, mask, state_);
@@ -298,7 +296,7 @@ __device__ void InitBarriers(DecodeShared<kDim, kTiles, kClusterSize>& shared, i
   const int slot = threadIdx.x % 32 * kWarps + threadIdx.x / 32;
   if (slot < ring_slots) {
     InitBarrier(SharedAddress(&shared.besides.ring_barriers[slot * 2]), 1);  // full
-    InitBarrier(SharedAddress(&shared.besides.ring_barriers[slot * 2 + 1]), kConsumerWarps);
+    InitBarrier(SharedAddress(&shared.besides.ring_barriers[slot * 2 + 1]), kArrivalsToFree);
   }
   if constexpr (kClusterSize > 1) {
     if (threadIdx.x == 0) {

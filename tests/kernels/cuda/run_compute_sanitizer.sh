@@ -3,6 +3,9 @@
 #
 #   run_compute_sanitizer.sh BUILD [FILTER]
 #
+# BUILD was configured with -DPARALLAX_RACECHECK=ON: racecheck does not follow every order that
+# kernels rely on, and would report decode's as a hazard. TOOLS (default all four) are run.
+#
 # Programs and tools run side by side, JOBS (default 8) at a time. FILTER is a --gtest_filter for
 # shorter runs: racecheck is tens of times slower than the bare kernels. Unless it is given, what is
 # long for its data alone is left out. A program that takes more than SECONDS_PER_PROGRAM (default
@@ -36,7 +39,7 @@ check() {
 export -f check
 
 # The slow tool first, so that the end is not spent waiting for it.
-for tool in racecheck memcheck initcheck synccheck; do
+for tool in ${TOOLS:-racecheck memcheck initcheck synccheck}; do
   for program in "$programs"/*; do
     [[ -x $program ]] || continue
     # Of a program without such tests the sanitizer would say that it launched nothing.
