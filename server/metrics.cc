@@ -254,7 +254,8 @@ void ServerMetrics::CollectRefused(Families* families) const {
 
 void ServerMetrics::CollectRpcs(Families* families) const {
   auto family = Family("parallax:grpc_requests_total",
-                       "Calls of InferenceService, by method and by the code they ended with.",
+                       "Calls of InferenceService and VllmEngine, by method and by the code they "
+                       "ended with.",
                        prometheus::MetricType::Counter);
   for (int method = 0; method < kNumRpcMethods; ++method) {
     for (int code = 0; code < kNumStatusCodes; ++code) {

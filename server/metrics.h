@@ -54,7 +54,8 @@ class ServerMetrics final : public EngineObserver, public prometheus::Collectabl
  public:
   explicit ServerMetrics(std::string model_name);
 
-  /// Once for each call of InferenceService, with the code that the server ended it with.
+  /// Once for each call of InferenceService or VllmEngine, with the code that the server ended it
+  /// with.
   void OnRpc(RpcMethod method, grpc::StatusCode code);
   /// Once for each call, when its first token leaves the server: the time since it arrived.
   void OnFirstToken(absl::Duration since_arrival);
