@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 
 namespace parallax::server {
@@ -58,6 +59,7 @@ std::string_view RpcMethodName(RpcMethod method) {
 
 ServerMetrics::ServerMetrics(std::string model_name)
     : model_name_(std::move(model_name)),
+      started_(absl::Now()),
       time_to_first_token_(kTokenTimes, kNanosecond),
       inter_token_latency_(kTokenTimes, kNanosecond),
       e2e_latency_(kRequestTimes, kNanosecond),
@@ -211,6 +213,10 @@ void ServerMetrics::CollectGauges(Families* families) const {
   const auto add = [&](std::string_view name, std::string_view help, const AtomicGauge& gauge) {
     AddGauge(name, help, static_cast<double>(gauge.value()), families);
   };
+  AddGauge(
+      "parallax:start_time_seconds",
+      "When this process had loaded its model, in Unix time: another number is another process.",
+      absl::ToDoubleSeconds(started_ - absl::UnixEpoch()), families);
   add("parallax:num_requests_running", "Requests that hold KV pages.", running_);
   add("parallax:num_requests_waiting", "Requests in the queue.", waiting_);
   add("parallax:kv_pages", "KV pages of the cache.", pages_total_);

@@ -16,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "engine/engine_observer.h"
 #include "grpcpp/support/status.h"
 #include "prometheus/collectable.h"
@@ -91,6 +92,7 @@ class ServerMetrics final : public EngineObserver, public prometheus::Collectabl
                 Families* families) const;
 
   const std::string model_name_;
+  const absl::Time started_;
 
   AtomicHistogram time_to_first_token_;
   AtomicHistogram inter_token_latency_;

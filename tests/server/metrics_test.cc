@@ -3,6 +3,7 @@
 #include <map>
 #include <string>
 
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "server/metrics_pages.h"
 
@@ -78,6 +79,14 @@ TEST(DeviceMetricsTest, AreAbsentWithoutAGpu) {
   ServerMetrics metrics("tiny");
   metrics.OnGauges({});
   EXPECT_EQ(MetricsText(metrics).find("parallax:gpu_"), std::string::npos);
+}
+
+TEST(ServerMetricsTest, TellsWhenItWasMade) {
+  const double before = absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch());
+  const ServerMetrics metrics("tiny");
+  const double started =
+      Value(MetricsText(metrics), "parallax:start_time_seconds{model_name=\"tiny\"}");
+  EXPECT_NEAR(started, before, 1.0);  // all digits of it
 }
 
 TEST(ServerMetricsTest, CountsWhatTheEngineReports) {
