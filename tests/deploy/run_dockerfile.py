@@ -33,7 +33,7 @@ MIRROR = "http://deb.debian.org/debian"
 BASES = {"debian:12-slim": "bookworm"}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 VERBS = {"RUN", "COPY", "WORKDIR", "ENV", "USER", "ENTRYPOINT", "CMD", "HEALTHCHECK", "STOPSIGNAL", "EXPOSE"}
-START_SECONDS = 120  # the HEALTHCHECK's start period
+START_SECONDS = 120  # ample for the default model
 
 
 @dataclass

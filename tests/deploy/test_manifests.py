@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 import run_dockerfile
+from manifests import K8S, Document, documents, one
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 LABELS = {"app.kubernetes.io/name": "parallax-server"}
@@ -23,26 +25,17 @@ KINDS = {
     "PodDisruptionBudget": ("policy/v1", ["selector"]),
     "NetworkPolicy": ("networking.k8s.io/v1", ["podSelector"]),
     "ServiceMonitor": ("monitoring.coreos.com/v1", ["selector", "endpoints"]),
+    "PrometheusRule": ("monitoring.coreos.com/v1", ["groups"]),
     "HorizontalPodAutoscaler": ("autoscaling/v2", ["scaleTargetRef", "maxReplicas"]),
 }
 
 
-def documents() -> list[dict[str, Any]]:
-    files = sorted((DEPLOY / "k8s").glob("*.yaml"))
-    return [document for file in files for document in yaml.safe_load_all(file.read_text())]
+def pod(among: list[Document] | None = None) -> dict[str, Any]:
+    return one("Deployment", among)["spec"]["template"]["spec"]
 
 
-def one(kind: str) -> dict[str, Any]:
-    (found,) = [document for document in documents() if document["kind"] == kind]
-    return found
-
-
-def pod() -> dict[str, Any]:
-    return one("Deployment")["spec"]["template"]["spec"]
-
-
-def container() -> dict[str, Any]:
-    (server,) = pod()["containers"]
+def container(among: list[Document] | None = None) -> dict[str, Any]:
+    (server,) = pod(among)["containers"]
     return server
 
 
@@ -77,7 +70,7 @@ def test_all_select_the_pods_of_the_deployment() -> None:
 
 
 def adapter_rules() -> dict[str, dict[str, Any]]:
-    rules = yaml.safe_load((DEPLOY / "k8s" / "adapter" / "rules.yaml").read_text())["rules"]["custom"]
+    rules = yaml.safe_load((K8S / "adapter" / "rules.yaml").read_text())["rules"]["custom"]
     return {rule["name"]["as"]: rule for rule in rules}
 
 
@@ -123,9 +116,45 @@ def test_the_adapters_queries_give_a_number_for_busy_and_idle_replicas(tmp_path:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def rule_files() -> list[Path]:
+    return sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
+
+
+def test_kubernetes_gets_the_rules_of_prometheus() -> None:
+    groups = [group for file in rule_files() for group in yaml.safe_load(file.read_text())["groups"]]
+    by_name = lambda group: group["name"]  # noqa: E731
+    assert sorted(one("PrometheusRule")["spec"]["groups"], key=by_name) == sorted(groups, key=by_name)
+
+
+def test_the_rules_are_what_their_program_writes() -> None:
+    """The comments, too."""
+    printed = subprocess.run(
+        [K8S / "build_prometheusrule.py", "--print"], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed == (K8S / "prometheusrule.yaml").read_text()
+
+
+def test_no_alert_calls_a_start_an_outage() -> None:
+    """A server that loads listens on no port. It has the same time everywhere."""
+    probe = container()["startupProbe"]
+    budget = probe["periodSeconds"] * probe["failureThreshold"]
+    alerts = {rule.get("alert"): rule for group in one("PrometheusRule")["spec"]["groups"] for rule in group["rules"]}
+    assert alerts["ParallaxServerDown"]["for"] == f"{budget // 60}m"
+    dockerfile = (DEPLOY / "docker" / "Dockerfile").read_text()
+    assert f"--start-period={budget // 60}m" in dockerfile
+    assert one("Deployment")["spec"]["progressDeadlineSeconds"] > budget
+
+
+def test_the_autoscaler_alone_sets_the_number_of_replicas() -> None:
+    assert "replicas" not in one("Deployment")["spec"]
+    assert one("HorizontalPodAutoscaler")["spec"]["minReplicas"] > 1
+
+
 def docker_flags() -> list[str]:
-    text = (DEPLOY / "docker" / "Dockerfile").read_text()
-    return re.findall(r'"(--[a-z][a-z-]*)=', text)
+    """What the image starts the server with."""
+    stages = run_dockerfile.parse((DEPLOY / "docker" / "Dockerfile").read_text())
+    words = [json.loads(rest) for verb, rest in stages["runtime"].steps if verb in ("ENTRYPOINT", "CMD")]
+    return [word.split("=")[0] for word in sum(words, []) if word.startswith("--")]
 
 
 def test_every_flag_is_one_the_server_has(server_help: str) -> None:
@@ -133,7 +162,7 @@ def test_every_flag_is_one_the_server_has(server_help: str) -> None:
     systemd += (DEPLOY / "systemd" / "server.env").read_text()
     flags = {argument.split("=")[0] for argument in container()["args"]}
     flags |= set(docker_flags()) | set(re.findall(r"(?<=[ =])--[a-z][a-z-]*(?==)", systemd))
-    assert {"--model", "--listen", "--device", "--grace-period"} <= flags
+    assert {"--model", "--model-name", "--listen", "--grace-period"} <= flags
     for flag in flags:
         assert re.search(rf"^  {flag}=", server_help, re.MULTILINE), flag
 
@@ -157,20 +186,20 @@ def test_the_pod_outlives_its_drain() -> None:
 
 
 def test_the_container_has_no_privilege() -> None:
-    security = container()["securityContext"]
-    assert security == {
+    found = documents()
+    assert container(found)["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert pod()["securityContext"]["runAsNonRoot"] is True
-    assert pod()["automountServiceAccountToken"] is False
+    assert pod(found)["securityContext"]["runAsNonRoot"] is True
+    assert pod(found)["automountServiceAccountToken"] is False
     # With a read-only root, every file that a flag names lies on a mounted volume.
-    mounts = [mount["mountPath"] for mount in container()["volumeMounts"]]
-    paths = [a.split("=")[1] for a in container()["args"] if "=/" in a]
+    mounts = [mount["mountPath"] for mount in container(found)["volumeMounts"]]
+    paths = [a.split("=")[1] for a in container(found)["args"] if "=/" in a]
     assert paths and all(any(path.startswith(m) for m in mounts) for path in paths)
-    volumes = {volume["name"] for volume in pod()["volumes"]}
-    assert {mount["name"] for mount in container()["volumeMounts"]} == volumes
+    volumes = {volume["name"] for volume in pod(found)["volumes"]}
+    assert {mount["name"] for mount in container(found)["volumeMounts"]} == volumes
 
 
 def test_the_image_runs_as_the_user_of_the_manifest() -> None:

@@ -6,23 +6,24 @@ from __future__ import annotations
 import copy
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Callable
 
 import kubernetes_validate
 import pytest
-import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from manifests import documents as every_document  # noqa: E402
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 VERSION = "1.31"
 # Of custom resources, whose schemas their operators bring.
-CUSTOM = {"ServiceMonitor"}
+CUSTOM = {"ServiceMonitor", "PrometheusRule"}
 
 
 def documents() -> list[dict[str, Any]]:
-    files = sorted((DEPLOY / "k8s").glob("*.yaml"))
-    every = [document for file in files for document in yaml.safe_load_all(file.read_text())]
-    return [document for document in every if document["kind"] not in CUSTOM]
+    return [document for document in every_document() if document["kind"] not in CUSTOM]
 
 
 def check(document: dict[str, Any]) -> None:
