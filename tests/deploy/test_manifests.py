@@ -13,7 +13,10 @@ import pytest
 import yaml
 
 import run_dockerfile
-from manifests import K8S, Document, documents, one
+from certificates import Certificates
+from manifests import K8S, Document, documents, kustomized, one, read
+from parallax_client.v1 import admin_pb2
+from server_process import ServerProcess
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 LABELS = {"app.kubernetes.io/name": "parallax-server"}
@@ -143,11 +146,87 @@ def test_no_alert_calls_a_start_an_outage() -> None:
     dockerfile = (DEPLOY / "docker" / "Dockerfile").read_text()
     assert f"--start-period={budget // 60}m" in dockerfile
     assert one("Deployment")["spec"]["progressDeadlineSeconds"] > budget
+    with_tls = container(kustomized("tls"))["startupProbe"]
+    assert with_tls["periodSeconds"] * with_tls["failureThreshold"] == budget
 
 
 def test_the_autoscaler_alone_sets_the_number_of_replicas() -> None:
     assert "replicas" not in one("Deployment")["spec"]
     assert one("HorizontalPodAutoscaler")["spec"]["minReplicas"] > 1
+
+
+def image_health_check() -> list[str]:
+    stages = run_dockerfile.parse((DEPLOY / "docker" / "Dockerfile").read_text())
+    (rest,) = [rest for verb, rest in stages["runtime"].steps if verb == "HEALTHCHECK"]
+    return json.loads(rest[rest.index("CMD") + 3 :])
+
+
+def pod_health_check() -> list[str]:
+    server = container(kustomized("tls"))
+    for probe in (server["startupProbe"], server["readinessProbe"]):
+        assert set(probe) == {"exec", "periodSeconds", "timeoutSeconds", "failureThreshold"}
+        assert probe["exec"] == server["readinessProbe"]["exec"]
+    return server["readinessProbe"]["exec"]["command"]
+
+
+def run_check(command: list[str], server: ServerProcess, flags: str = "") -> int:
+    """As the container does it, but for the port."""
+    port = server.address.split(":")[1]
+    client = Path(os.environ["PARALLAX_CLIENT"])
+    return subprocess.run(
+        [word.replace("50051", port) for word in command],
+        env={"PATH": f"{client.parent}:/usr/bin:/bin", "PARALLAX_HEALTH_FLAGS": flags},
+        capture_output=True,
+    ).returncode
+
+
+def tls_flags(certificates: Certificates) -> list[str]:
+    return [f"--tls-cert={certificates.server_cert}", f"--tls-key={certificates.server_key}"]
+
+
+def test_the_images_health_check_sees_a_server_and_its_drain() -> None:
+    with ServerProcess("null") as server:
+        assert run_check(image_health_check(), server) == 0
+        server.admin.Drain(admin_pb2.DrainRequest(timeout_ms=1000))
+        assert run_check(image_health_check(), server) == 3
+
+
+def test_the_images_health_check_speaks_tls_if_told(certificates: Certificates) -> None:
+    flags = f"--tls-ca={certificates.ca} --tls-server-name=localhost"
+    with ServerProcess("null", *tls_flags(certificates)) as server:
+        assert run_check(image_health_check(), server) == 1
+        assert run_check(image_health_check(), server, flags) == 0
+    with ServerProcess("null", *tls_flags(certificates), f"--tls-client-ca={certificates.ca}") as server:
+        assert run_check(image_health_check(), server, flags) == 1
+        flags += f" --tls-cert={certificates.client_cert} --tls-key={certificates.client_key}"
+        assert run_check(image_health_check(), server, flags) == 0
+
+
+def test_the_pods_probes_speak_tls_where_the_server_does(certificates: Certificates) -> None:
+    def check() -> list[str]:
+        files = {"/etc/parallax/tls/ca.crt": certificates.ca, "=parallax-server": "=localhost"}
+        words = pod_health_check()
+        for name, stand_in in files.items():
+            assert any(word.endswith(name) for word in words), name
+            words = [word.replace(name, stand_in) for word in words]
+        return words
+
+    with ServerProcess("null", *tls_flags(certificates)) as server:
+        assert run_check(check(), server) == 0
+        server.admin.Drain(admin_pb2.DrainRequest(timeout_ms=1000))
+        assert run_check(check(), server) == 3
+
+
+def test_the_variant_with_tls_differs_in_nothing_else() -> None:
+    plain, tls = documents(), kustomized("tls")
+    assert container(tls)["args"][: len(container()["args"])] == container()["args"]
+    assert container(tls)["args"][len(container()["args"]) :] == [
+        "--tls-cert=/etc/parallax/tls/tls.crt", "--tls-key=/etc/parallax/tls/tls.key"]
+    for name in ("args", "startupProbe", "readinessProbe", "volumeMounts"):
+        container(tls)[name] = container(plain)[name]
+    pod(tls)["volumes"].pop()
+    one("Service", tls)["spec"]["ports"][0]["appProtocol"] = "kubernetes.io/h2c"
+    assert tls == read("base/parallax-server.yaml")
 
 
 def docker_flags() -> list[str]:
@@ -160,9 +239,9 @@ def docker_flags() -> list[str]:
 def test_every_flag_is_one_the_server_has(server_help: str) -> None:
     systemd = (DEPLOY / "systemd" / "parallax-server.service").read_text()
     systemd += (DEPLOY / "systemd" / "server.env").read_text()
-    flags = {argument.split("=")[0] for argument in container()["args"]}
+    flags = {argument.split("=")[0] for argument in container(kustomized("tls"))["args"]}
     flags |= set(docker_flags()) | set(re.findall(r"(?<=[ =])--[a-z][a-z-]*(?==)", systemd))
-    assert {"--model", "--model-name", "--listen", "--grace-period"} <= flags
+    assert {"--model", "--model-name", "--listen", "--tls-cert", "--grace-period"} <= flags
     for flag in flags:
         assert re.search(rf"^  {flag}=", server_help, re.MULTILINE), flag
 
@@ -185,8 +264,9 @@ def test_the_pod_outlives_its_drain() -> None:
     assert pod()["terminationGracePeriodSeconds"] >= before + seconds(grace) + 15
 
 
-def test_the_container_has_no_privilege() -> None:
-    found = documents()
+@pytest.mark.parametrize("folder", ["base", "tls"])
+def test_the_container_has_no_privilege(folder: str) -> None:
+    found = kustomized(folder)
     assert container(found)["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,

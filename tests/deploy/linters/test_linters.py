@@ -14,7 +14,7 @@ import kubernetes_validate
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from manifests import documents as every_document  # noqa: E402
+from manifests import documents as every_document, kustomized  # noqa: E402
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 VERSION = "1.31"
@@ -39,7 +39,9 @@ def test_the_manifests_are_read() -> None:
     assert len(documents()) >= 6
 
 
-@pytest.mark.parametrize("document", documents(), ids=lambda document: document["kind"])
+@pytest.mark.parametrize(
+    "document", documents() + kustomized("tls"), ids=lambda document: document["kind"]
+)
 def test_every_manifest_fits_its_schema(document: dict[str, Any]) -> None:
     check(document)
 
