@@ -41,8 +41,15 @@ class HaproxyProcess:
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
-        assert eventually(self._socket.exists), self.log()
+        assert eventually(self._listens), self.log()
         assert eventually(lambda: self.all_checks("OK")), self.states()
+
+    def _listens(self) -> bool:
+        """The socket's file is there a moment before anything listens on it."""
+        try:
+            return bool(self.command("show info"))
+        except OSError:
+            return False
 
     def command(self, line: str) -> str:
         with socket.socket(socket.AF_UNIX) as connection:
