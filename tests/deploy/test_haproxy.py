@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -14,13 +15,17 @@ from typing import Iterator
 
 import pytest
 
-from haproxy_process import HaproxyProcess, haproxy
+from haproxy_process import CONFIGURATION, HaproxyProcess, haproxy
+from header_recorder import STATIC_ENTRIES, HeaderRecorder
 from load import Load
 from parallax_client import Client, RetryPolicy, ServingStatus, TlsOptions
 from parallax_client.v1 import admin_pb2
+from raw_http2 import is_answered
 from server_process import NO_RETRY, STORIES_MODEL, ServerProcess, eventually
 
 RETRY = RetryPolicy(max_attempts=10)
+GENERATE = "/parallax.v1.InferenceService/Generate"
+INFO = "/parallax.v1.InferenceService/GetModelInfo"
 
 
 def replica(*flags: str) -> ServerProcess:
@@ -198,6 +203,33 @@ def test_prompts_do_not_reach_the_log(fleet: Fleet) -> None:
     assert "a-secret-prompt" not in fleet.front.log()
 
 
+def test_a_binary_header_does_not_reach_a_replica(fleet: Fleet) -> None:
+    """One that is no base64 would end the connection that it came on."""
+    assert is_answered(fleet.front.address, INFO, {b"x-bin": b"***"})
+    assert is_answered(fleet.front.address, INFO, {b"grpc-trace-bin": b"***", b"x-note": b"a"})
+
+
+def test_both_fronts_drop_binary_headers() -> None:
+    for kind in ("plain", "tls"):
+        text = (CONFIGURATION / f"{kind}.cfg").read_text()
+        assert re.search(r"^frontend parallax\n(    .*\n)*    http-request del-header -bin -m end$", text, re.MULTILINE)
+
+
+def test_no_header_is_encoded_by_reference_to_a_call_before() -> None:
+    """What one client makes of a replica's HPACK table is of no use against the next."""
+    with ServerProcess("null") as server, HeaderRecorder(server.address) as recorder:
+        with HaproxyProcess("plain", [recorder.address] * 3) as front:
+            metadata = [("x-note", "hello"), ("x-note-bin", b"hello")]
+            with Client(front.address, metadata=metadata) as client:
+                for _ in range(9):
+                    client.generate([1, 300], max_tokens=2)
+        calls = recorder.calls(GENERATE.encode())
+    assert max(len(blocks) for blocks in calls) > 1, "no connection with two calls"
+    for block in sum(calls, []):
+        assert {b"te", b"x-note"} <= block.names and b"x-note-bin" not in block.names
+        assert 0 < max(block.indices) <= STATIC_ENTRIES
+
+
 def test_tls_on_both_sides(certificates, tmp_path: Path) -> None:
     def bundle(name: str, *parts: str) -> str:
         path = tmp_path / name
@@ -235,9 +267,8 @@ def test_the_configuration_is_valid_and_warns_of_nothing(kind: str, certificates
     pem.write_text(
         Path(certificates.server_cert).read_text() + Path(certificates.server_key).read_text()
     )
-    folder = Path(__file__).resolve().parents[2] / "deploy" / "haproxy"
     result = subprocess.run(
-        [haproxy(), "-c", "-f", folder / "base.cfg", "-f", folder / f"{kind}.cfg"],
+        [haproxy(), "-c", "-f", CONFIGURATION / "base.cfg", "-f", CONFIGURATION / f"{kind}.cfg"],
         env={
             "PARALLAX_CERT": str(pem),
             "PARALLAX_REPLICA_CA": certificates.ca,

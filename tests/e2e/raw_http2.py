@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
+from typing import Iterator
 
-HEADERS, SETTINGS, CONTINUATION, DATA = 1, 4, 9, 0
+DATA, HEADERS, RST_STREAM, SETTINGS, CONTINUATION = 0, 1, 3, 4, 9
 END_STREAM, END_HEADERS = 1, 4
 MAX_FRAME = 16000
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -33,6 +35,18 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 def send_call(address: str, path: str, headers: dict[bytes, bytes]) -> None:
     """Calls `path` with an empty message and `headers` over the usual ones, and waits until the
     server has said something about the call or has closed the connection."""
+    next(_frames_of_call(address, path, headers), None)
+
+
+def is_answered(address: str, path: str, headers: dict[bytes, bytes]) -> bool:
+    """Whether the same call gets a message, before it or the connection ends."""
+    return any(kind == DATA and size > 0 for kind, size in _frames_of_call(address, path, headers))
+
+
+def _frames_of_call(
+    address: str, path: str, headers: dict[bytes, bytes]
+) -> Iterator[tuple[int, int]]:
+    """Kinds and sizes of the frames that the server sends about the call."""
     usual = {
         b":method": b"POST",
         b":scheme": b"http",
@@ -51,8 +65,12 @@ def send_call(address: str, path: str, headers: dict[bytes, bytes]) -> None:
     host, port = address.rsplit(":", 1)
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(b"".join(frames))
-        with connection.makefile("rb") as answer:
+        with connection.makefile("rb") as answer, suppress(ConnectionResetError):
             while len(head := answer.read(9)) == 9:
-                answer.read(int.from_bytes(head[:3], "big"))
-                if int.from_bytes(head[5:9], "big") & 0x7FFFFFFF == 1:
+                size, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
+                answer.read(size)
+                if int.from_bytes(head[5:9], "big") & 0x7FFFFFFF != 1:
+                    continue
+                yield kind, size
+                if kind == RST_STREAM or (kind in (DATA, HEADERS) and flags & END_STREAM):
                     return

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from parallax_client import Client
-from raw_http2 import send_call
+from raw_http2 import is_answered, send_call
 from server_process import NO_RETRY, STORIES_MODEL, ServerProcess, eventually
 from vllm_stubs import pb, rpc
 
@@ -170,3 +170,14 @@ def test_bad_headers_beyond_the_size_limit_end_no_server(
     send_call(null_server.address, INFO, {header: b"x", b"x-large": b"a" * excess})
     with null_server.client() as client:
         assert client.model_info().name == "null"
+
+
+def test_a_binary_header_that_is_no_base64_ends_its_own_connection_only(
+    null_server: ServerProcess,
+) -> None:
+    """CVE-2023-32732: all calls of that connection. Hence a front must not share one."""
+    assert is_answered(null_server.address, INFO, {b"x-bin": b"YQ"})
+    with null_server.client() as client:
+        before = client.model_info()
+        assert not is_answered(null_server.address, INFO, {b"x-bin": b"***"})
+        assert client.model_info() == before
