@@ -53,6 +53,7 @@ test  | python3-wheel            | builds the package of the Python client
 test  | python3-setuptools       | builds it too
 test  | python3-matplotlib       | pictures of load tests
 test  | haproxy                  | the front of three replicas
+test  | socat                    | says to it what its README says
 test  | python3-yaml             | reads the Kubernetes manifests
 test  | systemd                  | verifies the unit
 test  | chromium                 | tests the status page

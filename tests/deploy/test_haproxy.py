@@ -9,19 +9,19 @@ import re
 import signal
 import subprocess
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Iterator
 
 import pytest
 
-from haproxy_process import CONFIGURATION, HaproxyProcess, haproxy
+from haproxy_process import CONFIGURATION, HaproxyProcess, free_address, haproxy
 from header_recorder import STATIC_ENTRIES, HeaderRecorder
 from load import Load
 from parallax_client import Client, RetryPolicy, ServingStatus, TlsOptions
 from parallax_client.v1 import admin_pb2
 from raw_http2 import is_answered
-from server_process import NO_RETRY, STORIES_MODEL, ServerProcess, eventually
+from server_process import NO_RETRY, REPOSITORY, STORIES_MODEL, ServerProcess, eventually
 
 RETRY = RetryPolicy(max_attempts=10)
 GENERATE = "/parallax.v1.InferenceService/Generate"
@@ -228,6 +228,61 @@ def test_no_header_is_encoded_by_reference_to_a_call_before() -> None:
     for block in sum(calls, []):
         assert {b"te", b"x-note"} <= block.names and b"x-note-bin" not in block.names
         assert 0 < max(block.indices) <= STATIC_ENTRIES
+
+
+def readme_blocks() -> list[str]:
+    """What an operator is told to type, block by block."""
+    text = (CONFIGURATION / "README.md").read_text()
+    return [re.sub("^    ", "", block, flags=re.MULTILINE) for block in re.findall(r"\n\n((?:    .+\n)+)", text)]
+
+
+def free_here(script: str) -> tuple[str, dict[str, str]]:
+    """The script with ports that are free here, and the address that each port became."""
+    port = re.compile(r"\b(?:50\d{3}|946\d)\b")
+    addresses = {each: free_address() for each in port.findall(script)}
+    return port.sub(lambda found: addresses[found[0]].split(":")[1], script), addresses
+
+
+def test_the_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
+    """All of it in one shell, with a fourth replica to add."""
+    start, drain, add = readme_blocks()
+    fourth = (
+        "parallax-server --model $M --listen 127.0.0.1:50064"
+        " --admin-listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 &\n"
+        "parallax-client health --server 127.0.0.1:50064 --wait-ms 60000\n"
+    )
+    script, addresses = free_here(start + drain + fourth + add + "kill $(jobs -p)\nwait\n")
+    script = script.replace("/tmp/parallax.sock", str(tmp_path / "admin.sock"))
+    programs = [str(Path(os.environ[name]).parent) for name in ("PARALLAX_SERVER", "PARALLAX_CLIENT")]
+    environment = {
+        "PATH": ":".join([*programs, os.environ["PATH"]]),
+        "PARALLAX_BIND": addresses["50050"],
+        "PARALLAX_STATS": free_address(),
+        **{f"PARALLAX_REPLICA_{i}": addresses[f"5006{i}"] for i in (1, 2, 3)},
+    }
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        shell = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=REPOSITORY,
+            env=environment,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
+        try:
+            status = shell.wait(120)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)  # what it left running
+    said = log.read_text()
+    assert status == 0, said
+    assert "New server registered" in said and "drained" in said, said
+    states = dict(re.findall(r"^(replica\d),(\w+)", said, re.MULTILINE))
+    assert states.keys() == {f"replica{i}" for i in range(1, 5)}, said
+    # The second drained and was not started again.
+    assert states["replica1"] == states["replica3"] == "UP", states
 
 
 def test_tls_on_both_sides(certificates, tmp_path: Path) -> None:
