@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -14,8 +15,9 @@ from typing import Any
 
 from openai import OpenAI
 
-from server_process import STORIES_MODEL, ServerProcess, eventually
+from server_process import REPOSITORY, STORIES_MODEL, ServerProcess, eventually
 
+README = REPOSITORY / "deploy" / "gateway" / "README.md"
 REQUEST_SECONDS = 60  # longer than any request here may take: past it one counts as hung
 
 
@@ -31,6 +33,14 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def documented_options() -> list[str]:
+    """What an operator is told to launch it with, so that this is what is tested."""
+    (launch,) = re.findall(r"smg launch (.*?)--worker-urls", README.read_text(), re.DOTALL)
+    options = launch.replace("\\\n", " ").split()
+    assert "--prometheus-host=127.0.0.1" in options and all("=" in each for each in options), options
+    return options
+
+
 class SmgProcess:
     """From construction, when all replicas are ready, to the end of the `with` block."""
 
@@ -41,14 +51,10 @@ class SmgProcess:
             [
                 os.environ["SMG"],
                 "launch",
-                "--host=127.0.0.1",
+                # Of an option that is given twice the last counts.
+                *documented_options(),
                 f"--port={self.url.rsplit(':', 1)[1]}",
-                "--prometheus-host=127.0.0.1",
                 f"--prometheus-port={free_port()}",
-                "--health-check-interval-secs=1",
-                "--health-check-timeout-secs=2",
-                "--health-failure-threshold=1",
-                "--health-success-threshold=1",
                 *flags,
                 "--worker-urls",
                 *[f"grpc://{server.address}" for server in replicas],
