@@ -9,7 +9,7 @@
 #   make test-gateway the smg gateway and OpenAI's client on 3 replicas; needs PyPI, 3 minutes
 #   make test-deploy manifests against Kubernetes' schemas, Dockerfile by hadolint; needs PyPI
 #   make test-image the Dockerfile's steps in a bare Debian, and the image run; needs root, 20 minutes
-#   make sanitize   the tests again under ASan+UBSan and under TSan
+#   make sanitize   the GoogleTest binaries under ASan+UBSan and under TSan
 #   make fuzz       every fuzz target for FUZZ_SECONDS
 #   make bench      the CPU benchmarks of bench/README.md
 #   make deps       installs what the tests need from Debian's packages
