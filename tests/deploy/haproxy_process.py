@@ -8,15 +8,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from free_ports import free_address
 from server_process import REPOSITORY, eventually
 
 CONFIGURATION = REPOSITORY / "deploy" / "haproxy"
-
-
-def free_address() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 class HaproxyProcess:

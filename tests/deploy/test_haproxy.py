@@ -15,7 +15,8 @@ from typing import Iterator
 
 import pytest
 
-from haproxy_process import CONFIGURATION, HaproxyProcess, free_address, haproxy
+from free_ports import free_address
+from haproxy_process import CONFIGURATION, HaproxyProcess, haproxy
 from header_recorder import STATIC_ENTRIES, HeaderRecorder
 from load import Load
 from parallax_client import Client, RetryPolicy, ServingStatus, TlsOptions

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import tempfile
 import urllib.error
@@ -15,6 +14,7 @@ from typing import Any
 
 from openai import OpenAI
 
+from free_ports import free_port
 from server_process import REPOSITORY, STORIES_MODEL, ServerProcess, eventually
 
 README = REPOSITORY / "deploy" / "gateway" / "README.md"
@@ -25,12 +25,6 @@ def replica(*flags: str, pages: int = 256) -> ServerProcess:
     return ServerProcess(
         STORIES_MODEL, "--threads=1", f"--kv-cache-pages={pages}", "--kv-events", *flags
     )
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def documented_options() -> list[str]:

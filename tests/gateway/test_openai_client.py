@@ -9,8 +9,8 @@ import openai
 import pytest
 
 from fleet import Fleet
+from free_ports import free_port
 from server_process import STORIES_MODEL, eventually
-from smg_process import free_port
 
 MODEL = STORIES_MODEL.name
 ONCE = [{"role": "user", "content": "Once upon a time there was a little"}]

@@ -14,16 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from free_ports import free_address
 from server_process import REPOSITORY, STORIES_MODEL, eventually
 
 SCRIPT = REPOSITORY / "deploy" / "demo" / "dashboards.sh"
 BUILD = Path(os.environ["PARALLAX_SERVER"]).parents[1]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def fetch(url: str) -> str:
@@ -44,7 +39,7 @@ def alive(session: int) -> list[str]:
 
 
 def test_it_shows_a_loaded_server_and_leaves_nothing(tmp_path: Path) -> None:
-    addresses = {name: f"127.0.0.1:{free_port()}" for name in ("METRICS", "PROMETHEUS")}
+    addresses = {name: free_address() for name in ("METRICS", "PROMETHEUS")}
     script = start(**addresses, LOAD_SECONDS="3", TMPDIR=str(tmp_path))
     try:
         assert script.stdout is not None
@@ -72,7 +67,7 @@ def test_a_port_in_use_is_named(taken: str, tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        addresses = {name: f"127.0.0.1:{free_port()}" for name in ("METRICS", "PROMETHEUS")}
+        addresses = {name: free_address() for name in ("METRICS", "PROMETHEUS")}
         addresses[taken] = f"127.0.0.1:{listener.getsockname()[1]}"
         script = start(**addresses, LOAD_SECONDS="1", TMPDIR=str(tmp_path))
         output, _ = script.communicate(timeout=100)
