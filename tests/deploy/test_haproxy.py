@@ -105,6 +105,8 @@ def test_parallax_client_across_a_drain(fleet: Fleet) -> None:
 
     def run_clients() -> None:
         command = [os.environ["PARALLAX_CLIENT"], "concurrent", f"--server={fleet.front.address}"]
+        # As RETRY: until the front's checks see that the replica drains, it prefers it, idle as it is.
+        command += [f"--attempts={RETRY.max_attempts}"]
         command += ["--count=6", "--max-tokens=40", "--ignore-eos=true", "--json", "Once upon a time"]
         while not stop.is_set():
             runs.append(subprocess.run(command, capture_output=True, text=True, timeout=60))
@@ -151,6 +153,9 @@ def test_a_replica_that_drains_fails_no_call_of_a_client_that_retries(fleet: Fle
         load.go_on(20)
         fleet.replicas[0].admin.Drain(admin_pb2.DrainRequest(timeout_ms=60000))
         assert eventually(lambda: fleet.front.states()["replica1"] == "DOWN")
+        # The checks read the answer, and did not wait in vain for another.
+        check = lambda: fleet.front.statistics()["replica1"]["check_status"]  # noqa: E731
+        assert eventually(lambda: check().endswith("L7RSP")), f"the check ends with {check()}"
         before = fleet.front.sessions()["replica1"]
         load.go_on(20)
     assert load.failed() == 0, load.errors
