@@ -163,10 +163,19 @@ def test_a_replica_that_drains_fails_no_call_of_a_client_that_retries(fleet: Fle
     assert fleet.replicas[0].stop() == 0
 
 
+def arrived(fleet: Fleet, index: int) -> bool:
+    """Whether a replica has all calls that the front gave it."""
+    given = fleet.front.sessions()[f"replica{index + 1}"]
+    return fleet.replicas[index].stats().requests_submitted == given
+
+
 def test_a_replica_drained_at_the_front_first_fails_no_call_at_all(fleet: Fleet) -> None:
     with Load(fleet.impatient) as load:
         load.go_on(20)
         assert fleet.front.command("set server replicas/replica2 state drain") == ""
+        # What the front gave it last may still be on its way.
+        assert eventually(lambda: arrived(fleet, 1)), (
+            f"given {fleet.front.sessions()}, the second has {fleet.replicas[1].stats()}")
         drained = fleet.replicas[1].admin.Drain(admin_pb2.DrainRequest(timeout_ms=60000))
         assert drained.drained
         assert fleet.replicas[1].stop() == 0
