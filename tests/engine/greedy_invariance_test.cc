@@ -7,14 +7,17 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <latch>
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "engine/engine.h"
 #include "engine/runner/model_runner_factory.h"
+#include "engine/token_sink.h"
 #include "tests/engine/models/checkpoint_writer.h"
 #include "tests/engine/recording_sink.h"
 
@@ -32,6 +35,19 @@ struct Setting {
   int32_t num_pages = 512;
   int32_t num_threads = 1;
   bool prefix_cache = false;
+  bool all_at_once = false;  // the engine goes on only when all are submitted
+};
+
+// Holds up the engine, whose thread calls it, from its request's first token until it is opened.
+class Gate final : public TokenSink {
+ public:
+  void Open() { opened_.count_down(); }
+  void OnStart(RequestStart) override { opened_.wait(); }
+  void OnDelta(OutputDelta) override {}
+  void OnDone(absl::Status) override {}
+
+ private:
+  std::latch opened_{1};
 };
 
 class GreedyInvarianceTest : public ::testing::Test {
@@ -102,6 +118,14 @@ class GreedyInvarianceTest : public ::testing::Test {
 
   std::vector<Tokens> RunIn(Engine* engine, const Setting& setting,
                             const std::vector<Request>& requests) {
+    const auto gate = std::make_shared<Gate>();
+    if (setting.all_at_once) {
+      Request first;
+      first.id = "gate";
+      first.prompt = {1};
+      first.sampling.max_tokens = 1;
+      EXPECT_TRUE(engine->Submit(std::move(first), gate).ok());
+    }
     std::vector<std::shared_ptr<RecordingSink>> strangers;
     std::vector<std::shared_ptr<RecordingSink>> sinks;
     const int32_t between = setting.num_strangers / static_cast<int32_t>(requests.size());
@@ -112,6 +136,7 @@ class GreedyInvarianceTest : public ::testing::Test {
       }
       sinks.push_back(Submit(engine, request));
     }
+    gate->Open();
     std::vector<Tokens> tokens;
     for (const auto& sink : sinks) tokens.push_back(sink->Await().choices[0].token_ids);
     for (const auto& stranger : strangers) stranger->Await();
@@ -165,8 +190,9 @@ TEST_F(GreedyInvarianceTest, WithPrefixHits) {
 
 TEST_F(GreedyInvarianceTest, AfterPreemptions) {
   for (const bool prefix_cache : {false, true}) {
-    // The subjects want 34 pages at their ends and 29 at their starts.
-    const Setting setting{.num_pages = 12, .prefix_cache = prefix_cache};
+    // The subjects want 34 pages at their ends and 29 at their starts. The later ones start before
+    // the earlier ones have grown, or nobody would have to give way.
+    const Setting setting{.num_pages = 12, .prefix_cache = prefix_cache, .all_at_once = true};
     ExpectAsAlone(RunAll(setting, subjects_));
     EXPECT_GT(last_.preemptions, 0u);
   }
