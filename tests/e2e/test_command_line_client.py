@@ -149,10 +149,11 @@ def test_interrupt_cancels_on_the_server(stories_server: ServerProcess) -> None:
 
 
 def test_operator_commands() -> None:
-    with ServerProcess(STORIES_MODEL, "--kv-cache-pages=64") as server:
+    with ServerProcess(STORIES_MODEL, "--kv-cache-pages=512") as server:
         assert "health     ok" in run(server, "stats").stdout
         with server.client() as client:
-            stream = client.stream(PROMPT, request_id="r1", ignore_eos=True)
+            # 16 choices of a thousand tokens take seconds: longer than three programs.
+            stream = client.stream(PROMPT, request_id="r1", n=16, ignore_eos=True)
             next(stream)
             assert run(server, "drain", status=1).stdout == "1 requests still running\n"
             assert run(server, "health", status=3).stdout == "NOT_SERVING\n"

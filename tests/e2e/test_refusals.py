@@ -128,9 +128,10 @@ def test_detokenize_and_tokenize_refusals(stories: Client, null_client: Client) 
 
 
 def test_a_full_queue_refuses_at_once_with_a_hint() -> None:
-    flags = ("--max-num-seqs=1", "--max-queued-requests=2", "--kv-cache-pages=64")
+    flags = ("--max-num-seqs=16", "--max-queued-requests=2", "--kv-cache-pages=512")
     with ServerProcess(STORIES_MODEL, *flags) as server, server.client() as client:
-        streams = [client.stream([1, 300], ignore_eos=True)]
+        # 16 choices of a thousand tokens take every slot for seconds.
+        streams = [client.stream([1, 300], n=16, ignore_eos=True)]
         next(streams[0])
         streams += [client.stream([1, 300], ignore_eos=True) for _ in range(2)]
         assert eventually(lambda: server.stats().requests_waiting == 2)

@@ -189,7 +189,16 @@ class LongCall {
 
 constexpr std::string_view kLongContext = "--max-context-tokens=400000";
 constexpr std::string_view kManyPages = "--kv-cache-pages=7000";
-constexpr int kEndless = 390'000;
+constexpr std::string_view kManyMorePages = "--kv-cache-pages=56000";
+
+// Eight choices as long as the context: seconds, whatever the machine.
+v1::GenerateRequest Endless() {
+  v1::GenerateRequest request;
+  request.mutable_token_ids()->add_ids(1);
+  request.mutable_stopping()->set_max_tokens(390'000);
+  request.mutable_sampling()->set_n(8);
+  return request;
+}
 
 TEST_F(ApplicationTest, StopLetsRunningRequestsFinishAndRefusesNewOnes) {
   StartServer({kLongContext, kManyPages, "--grace-period=60s", "--outbox-bytes=64MiB"});
@@ -203,8 +212,8 @@ TEST_F(ApplicationTest, StopLetsRunningRequestsFinishAndRefusesNewOnes) {
 }
 
 TEST_F(ApplicationTest, GracePeriodOverAbortsWithATerminalStatus) {
-  StartServer({kLongContext, kManyPages, "--grace-period=20ms", "--outbox-bytes=64MiB"});
-  LongCall call(stub_.get(), TokenRequest(4, kEndless));
+  StartServer({kLongContext, kManyMorePages, "--grace-period=20ms", "--outbox-bytes=64MiB"});
+  LongCall call(stub_.get(), Endless());
   call.ReadOne();
   std::future<StopResult> stopped = std::async(std::launch::async, [&] { return app_->Stop(); });
   const grpc::Status status = call.ReadToEnd();
@@ -214,8 +223,8 @@ TEST_F(ApplicationTest, GracePeriodOverAbortsWithATerminalStatus) {
 }
 
 TEST_F(ApplicationTest, AbortRunningCutsTheGracePeriodShort) {
-  StartServer({kLongContext, kManyPages, "--grace-period=1h", "--outbox-bytes=64MiB"});
-  LongCall call(stub_.get(), TokenRequest(4, kEndless));
+  StartServer({kLongContext, kManyMorePages, "--grace-period=1h", "--outbox-bytes=64MiB"});
+  LongCall call(stub_.get(), Endless());
   call.ReadOne();
   std::future<StopResult> stopped = std::async(std::launch::async, [&] { return app_->Stop(); });
   EXPECT_TRUE(app_->AbortRunning());  // what a second SIGTERM does
