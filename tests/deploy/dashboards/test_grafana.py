@@ -19,7 +19,7 @@ import gpu_metrics
 from gpu_metrics import GpuMetrics
 from load import Load
 from prometheus_process import Prometheus, QueryRefused
-from server_process import REPOSITORY, STORIES_MODEL, ServerProcess
+from server_process import REPOSITORY, STORIES_MODEL, ServerProcess, eventually
 
 GRAFANA = REPOSITORY / "deploy" / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "dashboards" / "parallax-server.json").read_text())
@@ -57,9 +57,10 @@ def substituted(query: str) -> str:
 
 def burst(server: ServerProcess) -> None:
     """More requests at once than run and wait: some are refused."""
-    with Load(server.client, threads=24, max_tokens=8, prompt=PROMPT) as load:
+    # Long enough that all are there at once, however slowly their threads take turns.
+    with Load(server.client, threads=24, max_tokens=60, prompt=PROMPT) as load:
+        assert eventually(lambda: load.ends["RESOURCE_EXHAUSTED"] > 0), f"no call is refused: {load.ends}"
         load.go_on(4)
-    assert load.ends["RESOURCE_EXHAUSTED"] > 0
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
         address = server.metrics_url.split("/")[2]
         folder = tmp_path_factory.mktemp("watch")
         with Prometheus(folder, [address, gpu.address]) as prometheus:
-            time.sleep(2)  # counters that exist from now on are not new when they move
+            # Counters that were scraped before they move are not new. Prometheus takes seconds to begin.
+            scraped = "count_over_time(up[10s]) > 1"
+            assert eventually(lambda: len(prometheus.get("query", query=scraped)["result"]) == 2, 60), (
+                "Prometheus does not scrape")
             burst(server)
             with Load(server.client, threads=10, max_tokens=100, prompt=PROMPT) as load:
                 time.sleep(SECONDS)  # what is watched is the passing of time
