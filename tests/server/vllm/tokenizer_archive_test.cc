@@ -1,5 +1,7 @@
 #include "server/vllm/tokenizer_archive.h"
 
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -12,10 +14,11 @@ namespace {
 // That unzip tools and the gateway read the archive is shown end to end, by Python's zipfile.
 class TokenizerArchiveTest : public testing::Test {
  protected:
-  TokenizerArchiveTest() : folder_(testing::TempDir() + "/tokenizer_archive") {
-    std::filesystem::remove_all(folder_);
+  TokenizerArchiveTest()
+      : folder_(testing::TempDir() + "/tokenizer_archive_" + std::to_string(getpid())) {
     std::filesystem::create_directories(folder_);
   }
+  ~TokenizerArchiveTest() override { std::filesystem::remove_all(folder_); }
   void Write(const std::string& name, const std::string& content) {
     std::ofstream(folder_ + "/" + name) << content;
   }
