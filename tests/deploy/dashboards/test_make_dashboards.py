@@ -27,9 +27,11 @@ def fetch(url: str) -> str:
 
 
 def start(**environment: str) -> subprocess.Popen[str]:
+    # Tests that run in the background ignore Ctrl-C, and a shell cannot undo what it inherits.
     return subprocess.Popen([SCRIPT, BUILD, STORIES_MODEL], env={**os.environ, **environment},
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            start_new_session=True)
+                            start_new_session=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def alive(session: int) -> list[str]:
