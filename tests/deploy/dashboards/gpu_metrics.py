@@ -1,4 +1,4 @@
-"""The metrics page of a server with a GPU that is busy all the time, without a GPU.
+"""The metrics page of a server with a GPU that is busy most of the time, without a GPU.
 
 Names, labels and types are those of server/metrics_device.cc and, for the probe states that only
 a GPU keeps, of server/metrics.cc; the tests compare.
@@ -11,10 +11,11 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 USES = ("weights", "activations", "probe_states", "kv_cache", "graphs")
-# What a second adds, by metric and by kind of step.
+# What a second adds, by metric and by kind of step. Far from a second of steps: a page that is late
+# makes the rate of the seconds before it too high.
 RATES = {
     "gpu_steps_total": {"graph": 100.0, "eager": 5.0},
-    "gpu_step_seconds_total": {"graph": 0.8, "eager": 0.1},
+    "gpu_step_seconds_total": {"graph": 0.7, "eager": 0.05},
     "gpu_step_bytes_total": {"graph": 3e12, "eager": 1e11},
     "gpu_step_flops_total": {"graph": 2e12, "eager": 3e13},
 }
