@@ -12,7 +12,7 @@ from typing import Iterator
 import grpc
 import pytest
 
-from parallax_client import AsyncClient, Client, RetryPolicy, build_request
+from parallax_client import AsyncClient, Client, RetryPolicy, Stream, build_request
 from parallax_client import health, perplexity
 from parallax_client.v1 import inference_pb2 as pb
 from parallax_client.v1 import inference_pb2_grpc
@@ -222,6 +222,28 @@ def test_leaving_the_block_cancels(client: Client, service: ScriptedService) -> 
     assert service.ended.wait(10)
 
 
+def test_cancel_during_a_back_off(service: ScriptedService) -> None:
+    """It ends the wait, and no further attempt reaches the server."""
+    service.script = [Attempt(Code.UNAVAILABLE, retry_after_ms="5000")]
+    with Client(f"127.0.0.1:{service.port}") as client, client.stream("x") as stream:
+        canceller = threading.Thread(target=cancel_once_refused, args=(service, stream))
+        canceller.start()
+        began = time.monotonic()
+        with pytest.raises(grpc.RpcError) as failure:
+            next(stream)
+        canceller.join()
+        assert failure.value.code() == Code.CANCELLED
+        assert failure.value.details()
+        assert time.monotonic() - began < 3
+    assert service.attempts == 1
+
+
+def cancel_once_refused(service: ScriptedService, stream: Stream) -> None:
+    assert service.ended.wait(10)
+    time.sleep(0.1)  # for the refusal to reach the client
+    stream.cancel()
+
+
 def test_perplexity_counts_every_token_once(client: Client) -> None:
     result = client.perplexity(["A" * 200, "B"], window=64)
     assert result.scored_tokens == result.bytes == 201
@@ -280,6 +302,24 @@ def test_async_stream_cancel(service: ScriptedService) -> None:
 
     asyncio.run(run())
     assert service.ended.wait(10)
+
+
+def test_async_stream_cancel_during_a_back_off(service: ScriptedService) -> None:
+    async def run() -> None:
+        service.script = [Attempt(Code.UNAVAILABLE, retry_after_ms="5000")]
+        async with AsyncClient(f"127.0.0.1:{service.port}") as client:
+            stream = client.stream("x")
+            reading = asyncio.create_task(stream.__anext__())
+            await asyncio.to_thread(service.ended.wait, 10)
+            await asyncio.sleep(0.1)  # for the refusal to reach the client
+            stream.cancel()
+            began = time.monotonic()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            assert time.monotonic() - began < 3
+
+    asyncio.run(run())
+    assert service.attempts == 1
 
 
 def test_request_sets_only_what_is_given() -> None:

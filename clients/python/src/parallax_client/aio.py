@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from types import TracebackType
 from typing import Any, AsyncIterator, Awaitable, Callable, Sequence, TypeVar
 
@@ -28,7 +29,7 @@ class AsyncStream(AsyncIterator[pb.GenerateChunk]):
         self._start = start
         self._backoff = backoff
         self._delivered = False
-        self._cancelled = False
+        self._cancelled = asyncio.Event()
         self._call = start(backoff.remaining())
 
     def __aiter__(self) -> AsyncStream:
@@ -43,10 +44,10 @@ class AsyncStream(AsyncIterator[pb.GenerateChunk]):
                 self._delivered = True
                 return chunk  # type: ignore[no-any-return]
             except grpc.RpcError as error:
-                wait = None if self._delivered or self._cancelled else self._backoff.next(error)
+                wait = None if self._delivered else self._backoff.next(error)
                 if wait is None:
                     raise
-                await asyncio.sleep(wait)
+                await self._pause(wait)
                 self._call = self._start(self._backoff.remaining())
             except asyncio.CancelledError:
                 # Raised here also when cancel() ended the call and not this task.
@@ -54,8 +55,9 @@ class AsyncStream(AsyncIterator[pb.GenerateChunk]):
                 raise
 
     def cancel(self) -> None:
-        """Ends the call: the iterator raises asyncio.CancelledError."""
-        self._cancelled = True
+        """Ends the call, or its wait for another attempt: iterating raises
+        asyncio.CancelledError."""
+        self._cancelled.set()
         self._call.cancel()
 
     async def trailing_metadata(self) -> dict[str, str]:
@@ -72,6 +74,14 @@ class AsyncStream(AsyncIterator[pb.GenerateChunk]):
         traceback: TracebackType | None,
     ) -> None:
         self.cancel()
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits before another attempt; asyncio.CancelledError once `cancel` is called."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._cancelled.wait()
+        if self._cancelled.is_set():
+            raise asyncio.CancelledError
 
 
 class AsyncClient:

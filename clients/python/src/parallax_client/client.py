@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import TracebackType
 from typing import Any, Callable, Iterator, Sequence, TypeVar
@@ -10,6 +11,7 @@ import grpc
 
 from parallax_client import health
 from parallax_client.channel import Metadata, TlsOptions, call_metadata, channel_arguments
+from parallax_client.errors import CancelledError
 from parallax_client.perplexity import Perplexity, window_size, windows
 from parallax_client.request import build_request
 from parallax_client.retry import Backoff, RetryPolicy
@@ -28,7 +30,7 @@ class Stream(Iterator[pb.GenerateChunk]):
         self._start = start
         self._backoff = backoff
         self._delivered = False
-        self._cancelled = False
+        self._cancelled = threading.Event()
         self._call = start(backoff.remaining())
 
     def __iter__(self) -> Stream:
@@ -41,17 +43,19 @@ class Stream(Iterator[pb.GenerateChunk]):
                 self._delivered = True
                 return chunk
             except grpc.RpcError as error:
-                wait = None if self._delivered or self._cancelled else self._backoff.next(error)
+                wait = None if self._delivered else self._backoff.next(error)
                 if wait is None:
                     raise
-                time.sleep(wait)
+                if self._cancelled.wait(wait):
+                    raise CancelledError from error
                 self._call = self._start(self._backoff.remaining())
-                if self._cancelled:
+                if self._cancelled.is_set():  # meanwhile, and it ended the call before
                     self._call.cancel()
 
     def cancel(self) -> None:
-        """Ends the call: the iterator raises grpc.RpcError with CANCELLED."""
-        self._cancelled = True
+        """Ends the call, or its wait for another attempt: iterating raises grpc.RpcError
+        with CANCELLED."""
+        self._cancelled.set()
         self._call.cancel()
 
     def initial_metadata(self) -> dict[str, str]:
