@@ -5,9 +5,9 @@
 
 namespace parallax::client {
 
-bool IsRetryable(const grpc::Status& status) {
+bool IsRetryable(const grpc::Status& status, std::optional<std::chrono::milliseconds> retry_after) {
   return status.error_code() == grpc::StatusCode::UNAVAILABLE ||
-         status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED;
+         (status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && retry_after);
 }
 
 std::optional<std::chrono::milliseconds> RetryAfter(const grpc::ClientContext& context) {
@@ -26,10 +26,11 @@ Backoff::Backoff(const RetryPolicy& policy)
 
 std::optional<std::chrono::milliseconds> Backoff::Next(const grpc::Status& status,
                                                        const grpc::ClientContext& context) {
-  if (!IsRetryable(status) || attempts_ >= policy_.max_attempts) return std::nullopt;
+  const auto retry_after = RetryAfter(context);
+  if (!IsRetryable(status, retry_after) || attempts_ >= policy_.max_attempts) return std::nullopt;
   ++attempts_;
   std::chrono::duration<double, std::milli> wait = backoff_;
-  if (const auto hint = RetryAfter(context)) wait = *hint;
+  if (retry_after) wait = *retry_after;
   std::uniform_real_distribution<double> spread(1.0 - policy_.jitter, 1.0 + policy_.jitter);
   wait = std::min<std::chrono::duration<double, std::milli>>(wait * spread(random_),
                                                              policy_.max_backoff);

@@ -1,9 +1,11 @@
 // When a failed call is worth another try, and how long to wait before it.
 //
-// Retried: UNAVAILABLE (draining, restarting, not reachable) and RESOURCE_EXHAUSTED (queue
-// full, the caller's limit reached). A stream is retried only while it has delivered
-// nothing. The wait is the server's `retry-after-ms` where it sent one, else exponential;
-// either is spread at random so that refused clients do not come back all at once.
+// Retried: UNAVAILABLE (draining, restarting, not reachable), and RESOURCE_EXHAUSTED with the
+// server's `retry-after-ms` (queue full, the caller's limit reached). Without it the limit is
+// one that waiting does not mend, such as the size of a message or of a reply: another try
+// would have the server do the same work for the same end. A stream is retried only while it
+// has delivered nothing. The wait is `retry-after-ms` where the server sent one, else
+// exponential; either is spread at random so that refused clients do not come back all at once.
 //
 // Thread safety: RetryPolicy is plain data; a Backoff belongs to one call.
 #ifndef PARALLAX_CLIENTS_CPP_RETRY_H_
@@ -26,7 +28,8 @@ struct RetryPolicy {
   double jitter = 0.2;  // a wait is drawn from [1 - jitter, 1 + jitter] times the back-off
 };
 
-bool IsRetryable(const grpc::Status& status);
+/// Whether another try may succeed, by the call's status and what RetryAfter says of it.
+bool IsRetryable(const grpc::Status& status, std::optional<std::chrono::milliseconds> retry_after);
 
 /// The server's hint in the trailing metadata, if it sent a sensible one.
 std::optional<std::chrono::milliseconds> RetryAfter(const grpc::ClientContext& context);

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import grpc
 import pytest
 
-from parallax_client import Client
+from parallax_client import Client, RetryPolicy
 from parallax_client.v1 import inference_pb2 as pb
 from server_process import STORIES_MODEL, ServerProcess, eventually
 
@@ -139,9 +140,23 @@ def test_a_full_queue_refuses_at_once_with_a_hint() -> None:
         assert error.code() == Code.RESOURCE_EXHAUSTED
         hint = dict(error.trailing_metadata())["retry-after-ms"]
         assert int(hint) > 0
-        for stream in streams:
-            stream.cancel()
-        assert eventually(lambda: server.stats().requests_finished == 3)
+        with server.client(retry=RetryPolicy(max_attempts=100)) as patient:
+            leaving = threading.Timer(0.3, lambda: [stream.cancel() for stream in streams])
+            leaving.start()
+            patient.generate([1, 300], max_tokens=1)
+            leaving.join()
+        assert eventually(lambda: server.stats().requests_finished == 4)
+
+
+def test_a_limit_that_waiting_does_not_mend_has_no_hint() -> None:
+    """So that the client does not have the server generate the same reply again and again."""
+    flags = ("--max-response-bytes=64KiB", "--max-context-tokens=100000")
+    with ServerProcess("null", *flags) as server, server.client(retry=RetryPolicy()) as client:
+        error = refusal(lambda: client.generate([1], max_tokens=90000, logprobs=0))
+        assert error.code() == Code.RESOURCE_EXHAUSTED
+        assert "use GenerateStream" in error.details()
+        assert "retry-after-ms" not in dict(error.trailing_metadata())
+        assert server.stats().requests_submitted == 1
 
 
 def test_a_request_that_can_never_fit_is_refused() -> None:

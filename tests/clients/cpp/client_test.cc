@@ -69,7 +69,9 @@ TEST_F(ClientTest, SendsMetadataWithEveryAttempt) {
 }
 
 TEST_F(ClientTest, RetriesWhatIsWorthRetrying) {
-  service().Script({{.status = kUnavailable}, {.status = kFull}, {.chunks = {"ab", "c"}}});
+  service().Script({{.status = kUnavailable},
+                    {.status = kFull, .retry_after_ms = "1"},
+                    {.chunks = {"ab", "c"}}});
   v1::GenerateResponse response;
   ASSERT_TRUE(client_->Generate({}, options_, &response).ok());
   EXPECT_EQ(response.choices(0).text(), "abc");
@@ -83,8 +85,22 @@ TEST_F(ClientTest, DoesNotRetryAMistake) {
   EXPECT_EQ(service().attempts(), 1);
 }
 
+// Such as a reply over the server's limit: another try would generate it all again.
+TEST_F(ClientTest, DoesNotRetryALimitWithoutADelay) {
+  for (const std::string delay : {"", "soon"}) {
+    const int attempts = service().attempts();
+    service().Script(
+        {{.status = kFull, .retry_after_ms = delay}, {.status = kFull, .retry_after_ms = delay}});
+    v1::GenerateResponse response;
+    EXPECT_EQ(client_->Generate({}, options_, &response).error_code(), kFull.error_code());
+    std::string text;
+    EXPECT_EQ(Stream(&text).error_code(), kFull.error_code());
+    EXPECT_EQ(service().attempts(), attempts + 2);
+  }
+}
+
 TEST_F(ClientTest, GivesUpAfterTheLastAttempt) {
-  service().Script(std::vector<ScriptedAttempt>(10, {.status = kFull}));
+  service().Script(std::vector<ScriptedAttempt>(10, {.status = kFull, .retry_after_ms = "1"}));
   options_.retry.max_attempts = 3;
   v1::GenerateResponse response;
   EXPECT_EQ(client_->Generate({}, options_, &response).error_code(), kFull.error_code());
@@ -108,13 +124,14 @@ TEST_F(ClientTest, BoundsTheServersDelay) {
 }
 
 TEST_F(ClientTest, IgnoresADelayThatIsNoNumber) {
-  service().Script({{.status = kFull, .retry_after_ms = "soon"}, {.chunks = {"x"}}});
+  service().Script({{.status = kUnavailable, .retry_after_ms = "soon"}, {.chunks = {"x"}}});
   std::string text;
   EXPECT_TRUE(Stream(&text).ok());
 }
 
 TEST_F(ClientTest, RetriesAStreamThatDeliveredNothing) {
-  service().Script({{.status = kUnavailable}, {.status = kFull}, {.chunks = {"a", "b"}}});
+  service().Script(
+      {{.status = kUnavailable}, {.status = kFull, .retry_after_ms = "1"}, {.chunks = {"a", "b"}}});
   std::string text;
   ASSERT_TRUE(Stream(&text).ok());
   EXPECT_EQ(text, "ab");
@@ -160,7 +177,7 @@ TEST_F(ClientTest, CancelsDuringABackOff) {
   options_.retry.initial_backoff = std::chrono::hours(1);
   options_.retry.max_backoff = std::chrono::hours(1);
   for (const bool stream : {false, true}) {
-    service().Script({{.status = kFull}});
+    service().Script({{.status = kUnavailable}});
     const int attempts = service().attempts();
     Cancellation cancellation;
     options_.cancellation = &cancellation;

@@ -144,7 +144,7 @@ def test_retries_what_is_worth_retrying(
 ) -> None:
     service.script = [
         Attempt(Code.UNAVAILABLE),
-        Attempt(Code.RESOURCE_EXHAUSTED),
+        Attempt(Code.RESOURCE_EXHAUSTED, retry_after_ms="1"),
         Attempt(chunks=["a", "b"]),
     ]
     if call == "generate":
@@ -162,8 +162,21 @@ def test_does_not_retry_a_mistake(client: Client, service: ScriptedService) -> N
     assert service.attempts == 1
 
 
+@pytest.mark.parametrize("delay", [None, "soon"])
+def test_does_not_retry_a_limit_without_a_delay(
+    client: Client, service: ScriptedService, delay: str | None
+) -> None:
+    """Such as a reply over the server's limit: another try would generate it all again."""
+    service.script = [Attempt(Code.RESOURCE_EXHAUSTED, retry_after_ms=delay) for _ in range(2)]
+    for call in (client.generate, lambda prompt: text_of(client.stream(prompt))):
+        with pytest.raises(grpc.RpcError) as failure:
+            call("x")
+        assert failure.value.code() == Code.RESOURCE_EXHAUSTED
+    assert service.attempts == 2
+
+
 def test_gives_up_after_the_last_attempt(client: Client, service: ScriptedService) -> None:
-    service.script = [Attempt(Code.RESOURCE_EXHAUSTED) for _ in range(9)]
+    service.script = [Attempt(Code.RESOURCE_EXHAUSTED, retry_after_ms="1") for _ in range(9)]
     with pytest.raises(grpc.RpcError) as failure:
         text_of(client.stream("x"))
     assert failure.value.code() == Code.RESOURCE_EXHAUSTED
@@ -264,7 +277,8 @@ def test_async_client(service: ScriptedService) -> None:
             assert (await client.generate("x")).choices[0].text == "a"
             assert service.authorization == "Bearer secret"
 
-            service.script = [Attempt(Code.RESOURCE_EXHAUSTED), Attempt(chunks=["a", "b"])]
+            full = Attempt(Code.RESOURCE_EXHAUSTED, retry_after_ms="1")
+            service.script = [full, Attempt(chunks=["a", "b"])]
             assert [chunk.text async for chunk in client.stream("x")] == ["a", "b"]
 
             service.script = [Attempt(Code.UNAVAILABLE, chunks=["a"])]

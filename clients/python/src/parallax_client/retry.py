@@ -1,8 +1,10 @@
 """When a failed call is worth another try, and how long to wait before it.
 
-Retried: UNAVAILABLE (draining, restarting, not reachable) and RESOURCE_EXHAUSTED (queue
-full, the caller's limit reached). A stream is retried only while it has delivered nothing.
-The wait is the server's `retry-after-ms` where it sent one, else exponential; either is
+Retried: UNAVAILABLE (draining, restarting, not reachable), and RESOURCE_EXHAUSTED with the
+server's `retry-after-ms` (queue full, the caller's limit reached). Without it the limit is one
+that waiting does not mend, such as the size of a message or of a reply: another try would have
+the server do the same work for the same end. A stream is retried only while it has delivered
+nothing. The wait is `retry-after-ms` where the server sent one, else exponential; either is
 spread at random so that refused clients do not come back all at once.
 """
 
@@ -14,8 +16,6 @@ from dataclasses import dataclass
 from typing import Iterator
 
 import grpc
-
-RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Backoff:
 
     def next(self, error: grpc.RpcError) -> float | None:
         """Seconds to wait before the next attempt; None if there should be none."""
-        if error.code() not in RETRYABLE or self._attempts >= self._policy.max_attempts:
+        hint = retry_after(error)
+        if not is_retryable(error, hint) or self._attempts >= self._policy.max_attempts:
             return None
         self._attempts += 1
         backoff = next(self._waits)
-        hint = retry_after(error)
         wait = backoff if hint is None else hint
         wait *= random.uniform(1 - self._policy.jitter, 1 + self._policy.jitter)
         wait = min(wait, self._policy.max_backoff)
@@ -60,6 +60,14 @@ class Backoff:
         while True:
             yield backoff
             backoff = min(backoff * self._policy.multiplier, self._policy.max_backoff)
+
+
+def is_retryable(error: grpc.RpcError, hint: float | None) -> bool:
+    """Whether another try may succeed. `hint` is what `retry_after` says of the error."""
+    code = error.code()
+    return code == grpc.StatusCode.UNAVAILABLE or (
+        code == grpc.StatusCode.RESOURCE_EXHAUSTED and hint is not None
+    )
 
 
 def retry_after(error: grpc.RpcError) -> float | None:
