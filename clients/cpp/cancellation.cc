@@ -1,5 +1,6 @@
 #include "clients/cpp/cancellation.h"
 
+#include <thread>
 #include <utility>
 
 namespace parallax::client {
@@ -20,6 +21,12 @@ bool Cancellation::cancelled() const {
 bool Cancellation::WaitFor(std::chrono::milliseconds delay) {
   std::unique_lock<std::mutex> lock(mutex_);
   return !changed_.wait_for(lock, delay, [this] { return cancelled_; });
+}
+
+bool WaitUnlessCancelled(Cancellation* cancellation, std::chrono::milliseconds delay) {
+  if (cancellation != nullptr) return cancellation->WaitFor(delay);
+  std::this_thread::sleep_for(delay);
+  return true;
 }
 
 CancellationScope::CancellationScope(Cancellation* cancellation, std::function<void()> on_cancel)

@@ -37,6 +37,10 @@ class Cancellation {
   std::map<int, std::function<void()>> on_cancel_;  // guarded by mutex_
 };
 
+/// Waits for `delay`, or less if `cancellation` (which may be null) is cancelled. Returns
+/// whether it was not.
+bool WaitUnlessCancelled(Cancellation* cancellation, std::chrono::milliseconds delay);
+
 /// Attaches `on_cancel` to a Cancellation (which may be null) for the enclosing scope. Runs
 /// it at once if already cancelled. `on_cancel` must not block nor call the Cancellation;
 /// it does not run after the scope's end.

@@ -6,11 +6,15 @@
 #include <grpcpp/impl/codegen/proto_utils.h>
 #include <grpcpp/support/client_callback.h>
 
+#include <algorithm>
+#include <chrono>
 #include <condition_variable>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <utility>
 
+#include "clients/cpp/channel.h"
 #include "clients/cpp/unary_call.h"
 
 namespace parallax::client {
@@ -45,12 +49,17 @@ class PendingStatus {
   std::optional<grpc::Status> status_;  // guarded by mutex_
 };
 
-// Reads one Watch stream until it says SERVING.
+// Reads one Watch stream until it says SERVING. Fails if it ends before. The lock hands from
+// thread to thread what is not gRPC's: its callbacks may each run on another one.
 class WatchReactor final : public grpc::ClientBidiReactor<HealthRequest, HealthResponse> {
  public:
   WatchReactor(HealthStub* stub, grpc::ClientContext* context, const std::string& service)
       : context_(context) {
     request_.set_value(service);
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      serving_ = false;
+    }
     stub->PrepareBidiStreamingCall(context, "/grpc.health.v1.Health/Watch", {}, this);
     StartWriteLast(&request_, {});
     StartRead(&response_);
@@ -59,8 +68,7 @@ class WatchReactor final : public grpc::ClientBidiReactor<HealthRequest, HealthR
 
   void OnReadDone(bool ok) override {
     if (!ok) return;
-    if (response_.value() == static_cast<int>(ServingStatus::kServing)) {
-      serving_ = true;
+    if (NoteServing()) {
       context_->TryCancel();
     } else {
       StartRead(&response_);
@@ -68,18 +76,61 @@ class WatchReactor final : public grpc::ClientBidiReactor<HealthRequest, HealthR
   }
 
   void OnDone(const grpc::Status& status) override {
-    result_.Set(serving_ ? grpc::Status::OK : status);
+    if (IsServing()) {
+      result_.Set(grpc::Status::OK);
+    } else if (status.ok()) {
+      result_.Set({grpc::StatusCode::UNAVAILABLE, "the watch ended"});
+    } else {
+      result_.Set(status);
+    }
   }
 
   grpc::Status Wait() { return result_.Wait(); }
 
  private:
+  bool NoteServing() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    serving_ = response_.value() == static_cast<int>(ServingStatus::kServing);
+    return serving_;
+  }
+
+  bool IsServing() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return serving_;
+  }
+
   grpc::ClientContext* const context_;
   HealthRequest request_;
   HealthResponse response_;
-  bool serving_ = false;
+  std::mutex mutex_;
+  bool serving_;  // guarded by mutex_
   PendingStatus result_;
 };
+
+using Clock = std::chrono::system_clock;
+
+// Long pauses are for servers that have too much to do; a watch costs next to nothing, and
+// whoever waits wants to know soon.
+RetryPolicy PausesOf(RetryPolicy policy) {
+  policy.max_attempts = std::numeric_limits<int>::max();
+  policy.max_backoff = std::min(policy.max_backoff, std::chrono::milliseconds(1000));
+  return policy;
+}
+
+grpc::Status Watch(HealthStub* stub, const std::string& service, const CallOptions& options,
+                   grpc::ClientContext* context) {
+  // A server that is still starting refuses connections: wait for it to listen.
+  context->set_wait_for_ready(true);
+  AddMetadata(options.metadata, context);
+  const CancellationScope scope(options.cancellation, [context] { context->TryCancel(); });
+  return WatchReactor(stub, context, service).Wait();
+}
+
+grpc::Status TimedOut(const CallOptions& options) {
+  std::string message = "not SERVING";
+  if (options.timeout) message += " after " + std::to_string(options.timeout->count()) + " ms";
+  return {grpc::StatusCode::DEADLINE_EXCEEDED, message};
+}
 
 }  // namespace
 
@@ -114,20 +165,24 @@ grpc::Status CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const st
 }
 
 grpc::Status WaitUntilServing(const std::shared_ptr<grpc::Channel>& channel,
-                              const std::string& service, std::chrono::milliseconds timeout) {
-  const auto deadline = std::chrono::system_clock::now() + timeout;
-  const grpc::Status timed_out(grpc::StatusCode::DEADLINE_EXCEEDED,
-                               "not SERVING after " + std::to_string(timeout.count()) + " ms");
+                              const std::string& service, const CallOptions& options) {
+  const auto deadline =
+      options.timeout ? Clock::now() + *options.timeout : Clock::time_point::max();
+  Backoff pauses(PausesOf(options.retry));
   HealthStub stub(channel);
-  while (true) {
-    // A server that is still starting refuses connections: wait for it to listen.
-    if (!channel->WaitForConnected(deadline)) return timed_out;
+  do {
     grpc::ClientContext context;
     context.set_deadline(deadline);
-    const grpc::Status status = WatchReactor(&stub, &context, service).Wait();
-    if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) return timed_out;
-    if (status.error_code() != grpc::StatusCode::UNAVAILABLE) return status;
-  }
+    const grpc::Status status = Watch(&stub, service, options, &context);
+    if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) break;
+    const auto pause = pauses.Next(status, context);
+    if (!pause) return status;  // OK, too
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+    if (!WaitUnlessCancelled(options.cancellation, std::min(*pause, left))) {
+      return {grpc::StatusCode::CANCELLED, "cancelled"};
+    }
+  } while (Clock::now() < deadline);
+  return TimedOut(options);
 }
 
 }  // namespace parallax::client

@@ -25,9 +25,12 @@ grpc::Status CheckHealth(const std::shared_ptr<grpc::Channel>& channel, const st
                          const CallOptions& options, ServingStatus* serving);
 
 /// Waits until the server can be reached and says SERVING, watching it, not asking again
-/// and again. DEADLINE_EXCEEDED after `timeout`.
+/// and again. A watch that ends too soon, such as one that a front refuses while no server is
+/// behind it, is started anew after a pause: `options.retry`'s, but at most a second; its
+/// max_attempts plays no part. DEADLINE_EXCEEDED after `options.timeout`; unset: waits on.
+/// CANCELLED by `options.cancellation`. Other errors: those that waiting does not mend.
 grpc::Status WaitUntilServing(const std::shared_ptr<grpc::Channel>& channel,
-                              const std::string& service, std::chrono::milliseconds timeout);
+                              const std::string& service, const CallOptions& options);
 
 }  // namespace parallax::client
 

@@ -36,10 +36,9 @@ grpc::Status CallWithRetries(const CallOptions& options, const std::string& toke
     if (options.timeout && std::chrono::system_clock::now() + *wait > start + *options.timeout) {
       return status;  // waiting would only turn a cause into a timeout
     }
-    Cancellation uncancelled;
-    Cancellation* const cancellation =
-        options.cancellation != nullptr ? options.cancellation : &uncancelled;
-    if (!cancellation->WaitFor(*wait)) return {grpc::StatusCode::CANCELLED, "cancelled"};
+    if (!WaitUnlessCancelled(options.cancellation, *wait)) {
+      return {grpc::StatusCode::CANCELLED, "cancelled"};
+    }
   }
 }
 

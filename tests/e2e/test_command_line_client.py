@@ -148,6 +148,33 @@ def test_interrupt_cancels_on_the_server(stories_server: ServerProcess) -> None:
     assert eventually(lambda: stories_server.stats().requests_running == 0)
 
 
+def watches_for_interrupts(process: subprocess.Popen[bytes]) -> bool:
+    """Whether Ctrl-C is by now the program's own affair."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    blocked = next(line for line in status.splitlines() if line.startswith("SigBlk:"))
+    return int(blocked.split()[1], 16) >> (signal.SIGINT - 1) & 1 == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["health", "--wait-ms=60000"]], ids=lambda arguments: arguments[0]
+)
+def test_interrupt_ends_a_wait(arguments: list[str]) -> None:
+    """Where nobody listens, and nothing comes from standard input."""
+    waiting = subprocess.Popen(
+        [os.environ["PARALLAX_CLIENT"], *arguments, "--server=127.0.0.1:1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert eventually(lambda: watches_for_interrupts(waiting))
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.wait(30) == 130
+    finally:
+        waiting.kill()
+        waiting.communicate()
+
+
 def test_operator_commands() -> None:
     with ServerProcess(STORIES_MODEL, "--kv-cache-pages=512") as server:
         assert "health     ok" in run(server, "stats").stdout

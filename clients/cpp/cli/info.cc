@@ -1,4 +1,6 @@
 // info, health: what a server serves, and whether it does.
+#include <algorithm>
+#include <chrono>
 #include <iostream>
 #include <memory>
 #include <vector>
@@ -52,10 +54,13 @@ int RunHealth(Arguments arguments, Cancellation* interrupt) {
   if (const auto exit = ConnectOrExit(connection, &client)) return *exit;
 
   auto serving = ServingStatus::kServing;
-  const auto status =
-      wait_ms
-          ? WaitUntilServing(client->channel(), service, std::chrono::milliseconds(*wait_ms))
-          : CheckHealth(client->channel(), service, connection.ToCallOptions(interrupt), &serving);
+  CallOptions options = connection.ToCallOptions(interrupt);
+  if (wait_ms) {
+    const std::chrono::milliseconds wait(*wait_ms);
+    options.timeout = std::min(options.timeout.value_or(wait), wait);
+  }
+  const auto status = wait_ms ? WaitUntilServing(client->channel(), service, options)
+                              : CheckHealth(client->channel(), service, options, &serving);
   if (!status.ok()) return ReportFailure(status, *interrupt);
   if (connection.json) {
     std::cout << "{\"status\":\"" << ServingStatusName(serving) << "\"}\n";

@@ -282,13 +282,6 @@ TEST_F(ClientTest, PerplexityRefusesAWindowThatCannotBeServed) {
   }
 }
 
-TEST(WaitUntilServingTest, TimesOutWhenNobodyListens) {
-  std::unique_ptr<Client> client;
-  ASSERT_TRUE(Client::Connect({.target = "127.0.0.1:1"}, &client).ok());
-  EXPECT_EQ(WaitUntilServing(client->channel(), "", milliseconds(50)).error_code(),
-            grpc::StatusCode::DEADLINE_EXCEEDED);
-}
-
 TEST(ChannelTest, NamesAFileThatCannotBeRead) {
   std::unique_ptr<Client> client;
   ChannelOptions options;
