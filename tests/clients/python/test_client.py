@@ -12,8 +12,8 @@ from typing import Iterator
 import grpc
 import pytest
 
-from parallax_client import AsyncClient, Client, RetryPolicy, Stream, build_request
-from parallax_client import health, perplexity
+from parallax_client import AsyncClient, AsyncStream, Client, RetryPolicy, Stream, build_request
+from parallax_client import perplexity
 from parallax_client.v1 import inference_pb2 as pb
 from parallax_client.v1 import inference_pb2_grpc
 
@@ -49,6 +49,7 @@ class ScriptedService(inference_pb2_grpc.InferenceServiceServicer):
 
     def GenerateStream(self, request: pb.GenerateRequest, context: grpc.ServicerContext):
         attempt = self._next(context)
+        context.send_initial_metadata((("x-request-id", "r1"),))
         for text in attempt.chunks:
             yield pb.GenerateChunk(text=text)
         self._end(attempt, context)
@@ -111,7 +112,9 @@ def text_of(chunks) -> str:
 def test_token_is_sent(client: Client, service: ScriptedService) -> None:
     client.generate("x")
     assert service.authorization == "Bearer secret"
-    assert text_of(client.stream("x")) == "ok"
+    stream = client.stream("x")
+    assert text_of(stream) == "ok"
+    assert stream.initial_metadata() == {"x-request-id": "r1"}
     assert service.authorization == "Bearer secret"
 
 
@@ -279,7 +282,9 @@ def test_async_client(service: ScriptedService) -> None:
 
             full = Attempt(Code.RESOURCE_EXHAUSTED, retry_after_ms="1")
             service.script = [full, Attempt(chunks=["a", "b"])]
-            assert [chunk.text async for chunk in client.stream("x")] == ["a", "b"]
+            stream = client.stream("x")
+            assert [chunk.text async for chunk in stream] == ["a", "b"]
+            assert await stream.initial_metadata() == {"x-request-id": "r1"}
 
             service.script = [Attempt(Code.UNAVAILABLE, chunks=["a"])]
             with pytest.raises(grpc.RpcError):
@@ -336,6 +341,15 @@ def test_async_stream_cancel_during_a_back_off(service: ScriptedService) -> None
     assert service.attempts == 1
 
 
+def test_both_clients_have_the_same_methods() -> None:
+    for blocking, asynchronous in ((Client, AsyncClient), (Stream, AsyncStream)):
+        names = [
+            {name for name in vars(kind) if not name.startswith("_")}
+            for kind in (blocking, asynchronous)
+        ]
+        assert names[0] == names[1]
+
+
 def test_request_sets_only_what_is_given() -> None:
     request = build_request("hi", temperature=0, stop="END", seed=2**64 - 1, top_p=None)
     assert request.sampling.HasField("temperature")
@@ -362,13 +376,6 @@ def test_request_knows_every_field_of_the_contract() -> None:
 def test_request_refuses_an_unknown_name() -> None:
     with pytest.raises(TypeError, match="temprature"):
         build_request("hi", temprature=1)
-
-
-def test_health_wire_form() -> None:
-    assert health.encode_request("") == b""
-    assert health.encode_request("ab") == b"\x0a\x02ab"
-    assert health.decode_response(b"\x08\x01") is health.ServingStatus.SERVING
-    assert health.decode_response(b"") is health.ServingStatus.UNKNOWN
 
 
 def test_windows_overlap_by_one() -> None:

@@ -6,7 +6,7 @@
         for chunk in client.stream("Once upon a time", max_tokens=64):
             print(chunk.text, end="", flush=True)
 
-`Client` blocks; `AsyncClient` is the same for asyncio. Answers are the messages of
+`Client` blocks; `AsyncClient` has the same methods for asyncio. Answers are the messages of
 proto/parallax/v1 (in `parallax_client.v1`); failed calls raise grpc.RpcError, whose code()
 and details() are those of the contract.
 """

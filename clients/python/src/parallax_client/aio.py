@@ -11,10 +11,12 @@ import grpc
 
 from parallax_client import health
 from parallax_client.channel import Metadata, TlsOptions, call_metadata, channel_arguments
+from parallax_client.errors import CallError
 from parallax_client.perplexity import Perplexity, window_size, windows
 from parallax_client.request import build_request
 from parallax_client.retry import Backoff, RetryPolicy
 from parallax_client.v1 import abort_pb2, inference_pb2 as pb, inference_pb2_grpc
+from parallax_client.waiting import Waiting
 
 T = TypeVar("T")
 
@@ -59,6 +61,10 @@ class AsyncStream(AsyncIterator[pb.GenerateChunk]):
         asyncio.CancelledError."""
         self._cancelled.set()
         self._call.cancel()
+
+    async def initial_metadata(self) -> dict[str, str]:
+        """`x-request-id`, with the first output; sooner if the server named the request."""
+        return {key: str(value) for key, value in await self._call.initial_metadata() or ()}
 
     async def trailing_metadata(self) -> dict[str, str]:
         """`x-request-id` and the caller's `traceparent`, once the call has ended."""
@@ -174,6 +180,16 @@ class AsyncClient:
         )
         return await self._call(check, service, timeout)
 
+    async def wait_until_serving(self, timeout: float, service: str = "") -> None:
+        """As Client's. Cancelling the task that awaits it ends the wait."""
+        waiting = Waiting(self._retry, timeout)
+        while True:
+            try:
+                return await self._watch(service, waiting.remaining())
+            except grpc.RpcError as error:
+                pause = waiting.pause(error)
+            await asyncio.sleep(pause)
+
     async def perplexity(
         self, documents: Sequence[str], *, window: int | None = None, timeout: float | None = None
     ) -> Perplexity:
@@ -201,6 +217,22 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    async def _watch(self, service: str, timeout: float) -> None:
+        """Returns once `service` is SERVING."""
+        watch = self._channel.unary_stream(
+            health.WATCH,
+            request_serializer=health.encode_request,
+            response_deserializer=health.decode_response,
+        )
+        call = watch(service, timeout=timeout, metadata=self._metadata(), wait_for_ready=True)
+        try:
+            async for status in call:
+                if status == health.ServingStatus.SERVING:
+                    return
+        finally:
+            call.cancel()
+        raise CallError(grpc.StatusCode.UNAVAILABLE, "the watch ended")
 
     async def _call(
         self, method: Callable[..., Awaitable[T]], request: Any, timeout: float | None

@@ -11,11 +11,12 @@ import grpc
 
 from parallax_client import health
 from parallax_client.channel import Metadata, TlsOptions, call_metadata, channel_arguments
-from parallax_client.errors import CancelledError
+from parallax_client.errors import CallError
 from parallax_client.perplexity import Perplexity, window_size, windows
 from parallax_client.request import build_request
 from parallax_client.retry import Backoff, RetryPolicy
 from parallax_client.v1 import abort_pb2, inference_pb2 as pb, inference_pb2_grpc
+from parallax_client.waiting import Waiting
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ class Stream(Iterator[pb.GenerateChunk]):
                 if wait is None:
                     raise
                 if self._cancelled.wait(wait):
-                    raise CancelledError from error
+                    raise CallError(grpc.StatusCode.CANCELLED, "cancelled") from error
                 self._call = self._start(self._backoff.remaining())
                 if self._cancelled.is_set():  # meanwhile, and it ended the call before
                     self._call.cancel()
@@ -165,26 +166,18 @@ class Client:
         return self._call(check, service, timeout)
 
     def wait_until_serving(self, timeout: float, service: str = "") -> None:
-        """Waits for a server that may still be starting. TimeoutError after `timeout` seconds."""
-        backoff = Backoff(RetryPolicy(), timeout)
-        watch = self._channel.unary_stream(
-            health.WATCH,
-            request_serializer=health.encode_request,
-            response_deserializer=health.decode_response,
-        )
-        while backoff.remaining():
-            call = watch(service, timeout=backoff.remaining(), wait_for_ready=True)
+        """Waits for a server that may still be starting, or is not yet behind its front.
+
+        Watches it, and starts a watch that ends too soon anew after a pause: that of the client's
+        RetryPolicy, but at most a second. TimeoutError after `timeout` seconds.
+        """
+        waiting = Waiting(self._retry, timeout)
+        while True:
             try:
-                for status in call:
-                    if status == health.ServingStatus.SERVING:
-                        call.cancel()
-                        return
+                return self._watch(service, waiting.remaining())
             except grpc.RpcError as error:
-                if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-                    break
-                if error.code() != grpc.StatusCode.UNAVAILABLE:
-                    raise
-        raise TimeoutError(f"not SERVING after {timeout} s")
+                pause = waiting.pause(error)
+            time.sleep(pause)
 
     def perplexity(
         self, documents: Sequence[str], *, window: int | None = None, timeout: float | None = None
@@ -211,6 +204,22 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _watch(self, service: str, timeout: float) -> None:
+        """Returns once `service` is SERVING."""
+        watch = self._channel.unary_stream(
+            health.WATCH,
+            request_serializer=health.encode_request,
+            response_deserializer=health.decode_response,
+        )
+        call = watch(service, timeout=timeout, metadata=self._metadata(), wait_for_ready=True)
+        try:
+            for status in call:
+                if status == health.ServingStatus.SERVING:
+                    return
+        finally:
+            call.cancel()
+        raise CallError(grpc.StatusCode.UNAVAILABLE, "the watch ended")
 
     def _call(self, method: Callable[..., T], request: Any, timeout: float | None) -> T:
         backoff = Backoff(self._retry, timeout)

@@ -1,18 +1,24 @@
-"""The error of a call that ended while none of its attempts was open."""
+"""Errors of a call that no attempt of it has had."""
 
 from __future__ import annotations
 
 import grpc
 
 
-class CancelledError(grpc.RpcError):
-    """A call that was cancelled between two attempts: gRPC has no error of its own for it."""
+class CallError(grpc.RpcError):
+    """What a caller expects of grpc.RpcError, where gRPC itself has none to raise: a call that was
+    cancelled between two attempts, a stream that ended well but too soon."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(f"{code.name}: {details}")
+        self._code = code
+        self._details = details
 
     def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.CANCELLED
+        return self._code
 
     def details(self) -> str:
-        return "cancelled"
+        return self._details
 
     def initial_metadata(self) -> tuple[tuple[str, str], ...]:
         return ()
