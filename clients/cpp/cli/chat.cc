@@ -1,5 +1,5 @@
-// chat: a loop that continues one transcript. The models served here complete text and
-// have no chat template, so the transcript is plain: what was said, and what was answered.
+// chat: a loop that continues one transcript. The service completes text as it is and applies
+// no chat template, so the transcript is plain: what was said, and what was answered.
 #include <unistd.h>
 
 #include <cstdlib>
