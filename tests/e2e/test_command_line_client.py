@@ -156,7 +156,16 @@ def watches_for_interrupts(process: subprocess.Popen[bytes]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["health", "--wait-ms=60000"]], ids=lambda arguments: arguments[0]
+    "arguments",
+    [
+        ["health", "--wait-ms=60000"],
+        ["complete", "-"],
+        ["tokenize", "-"],
+        ["detokenize", "-"],
+        ["perplexity", "-"],
+        ["chat"],
+    ],
+    ids=lambda arguments: arguments[0],
 )
 def test_interrupt_ends_a_wait(arguments: list[str]) -> None:
     """Where nobody listens, and nothing comes from standard input."""

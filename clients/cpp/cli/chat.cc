@@ -2,7 +2,6 @@
 // no chat template, so the transcript is plain: what was said, and what was answered.
 #include <unistd.h>
 
-#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -33,11 +32,10 @@ grpc::Status Reply(Client* client, const v1::GenerateRequest& parameters,
   return status;
 }
 
-// The next line of standard input; false at its end. Ctrl-C leaves the program, because
-// nothing else ends a read from a terminal.
+// The next line of standard input; false at its end.
 bool ReadLine(bool interactive, Cancellation* interrupt, std::string* line) {
   if (interactive) std::cerr << "> " << std::flush;
-  const CancellationScope scope(interrupt, [] { std::_Exit(kInterrupted); });
+  const CancellationScope scope = ExitOnInterrupt(interrupt);
   return static_cast<bool>(std::getline(std::cin, *line));
 }
 

@@ -86,7 +86,7 @@ grpc::Status Connection::ToChannelOptions(ChannelOptions* options) const {
   }
   if (!token_file.empty()) {
     std::string token;
-    if (!ReadInput(token_file, &token)) {
+    if (!ReadInput(token_file, nullptr, &token)) {
       return {grpc::StatusCode::INVALID_ARGUMENT, "--token-file: cannot read " + token_file};
     }
     options->token = StripBlanks(token);
@@ -157,7 +157,12 @@ void PrintJson(const google::protobuf::Message& message) {
   std::cout << json << "\n" << std::flush;
 }
 
-bool ReadInput(const std::string& path, std::string* contents) {
+CancellationScope ExitOnInterrupt(Cancellation* interrupt) {
+  return CancellationScope(interrupt, [] { std::_Exit(kInterrupted); });
+}
+
+bool ReadInput(const std::string& path, Cancellation* interrupt, std::string* contents) {
+  const CancellationScope scope = ExitOnInterrupt(interrupt);
   std::ostringstream text;
   if (path == "-") {
     text << std::cin.rdbuf();

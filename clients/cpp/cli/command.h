@@ -17,6 +17,7 @@
 
 #include "clients/cpp/admin_client.h"
 #include "clients/cpp/call_options.h"
+#include "clients/cpp/cancellation.h"
 #include "clients/cpp/cli/arg_parser.h"
 #include "clients/cpp/client.h"
 
@@ -79,8 +80,13 @@ int ReportFailure(const grpc::Status& status, const Cancellation& interrupt);
 /// The proto3 JSON form, on one line, to stdout.
 void PrintJson(const google::protobuf::Message& message);
 
-/// The contents of a file, or of standard input for "-". False if it cannot be read.
-bool ReadInput(const std::string& path, std::string* contents);
+/// For as long as the result lives, an interrupt leaves the program: nothing else ends a read
+/// from a terminal. `interrupt` may be null.
+[[nodiscard]] CancellationScope ExitOnInterrupt(Cancellation* interrupt);
+
+/// The contents of a file, or of standard input for "-". False if it cannot be read. An
+/// interrupt meanwhile leaves the program.
+bool ReadInput(const std::string& path, Cancellation* interrupt, std::string* contents);
 
 /// "1, 2,3" or "[1, 2, 3]" or separated by blanks.
 bool ParseTokenIds(const std::string& text, std::vector<int32_t>* ids);

@@ -23,7 +23,7 @@ struct Setup {
 };
 
 std::optional<int> Prepare(const char* usage, const char* summary, Arguments arguments,
-                           Setup* setup) {
+                           Cancellation* interrupt, Setup* setup) {
   ArgParser parser(usage, summary);
   parser.Positional(&setup->positional, 1);
   setup->options.RegisterPrompt(&parser);
@@ -35,7 +35,7 @@ std::optional<int> Prepare(const char* usage, const char* summary, Arguments arg
   std::optional<std::string> prompt;
   if (!setup->positional.empty()) prompt = setup->positional[0];
   std::string error;
-  if (!setup->options.BuildRequest(prompt, &setup->request, &error)) {
+  if (!setup->options.BuildRequest(prompt, interrupt, &setup->request, &error)) {
     std::cerr << "parallax-client: " << error << "\n";
     return kUsage;
   }
@@ -118,9 +118,9 @@ class StreamPrinter {
 
 int RunComplete(Arguments arguments, Cancellation* interrupt) {
   Setup setup;
-  if (const auto exit =
-          Prepare("complete [options] [PROMPT]",
-                  "Runs a request to its end, then prints every choice.", arguments, &setup)) {
+  if (const auto exit = Prepare("complete [options] [PROMPT]",
+                                "Runs a request to its end, then prints every choice.", arguments,
+                                interrupt, &setup)) {
     return *exit;
   }
   v1::GenerateResponse response;
@@ -139,7 +139,7 @@ int RunStream(Arguments arguments, Cancellation* interrupt) {
   Setup setup;
   if (const auto exit = Prepare("stream [options] [PROMPT]",
                                 "Prints text as it is generated; with --json one chunk a line.",
-                                arguments, &setup)) {
+                                arguments, interrupt, &setup)) {
     return *exit;
   }
   StreamPrinter printer(setup.connection.json, setup.request.sampling().n() > 1);

@@ -130,7 +130,8 @@ int RunConcurrent(Arguments arguments, Cancellation* interrupt) {
   if (count < 1 || count > kMaxCount) {
     error =
         "--count: " + std::to_string(count) + " is outside [1, " + std::to_string(kMaxCount) + "]";
-  } else if (options.BuildRequest(prompt, &request, &error) && request.has_request_id()) {
+  } else if (options.BuildRequest(prompt, interrupt, &request, &error) &&
+             request.has_request_id()) {
     error = "--request-id: several requests cannot share one";
   }
   if (!error.empty()) {

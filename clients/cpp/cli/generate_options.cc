@@ -143,7 +143,8 @@ void GenerateOptions::RegisterScheduling(ArgParser* parser) {
 }
 
 bool GenerateOptions::BuildRequest(const std::optional<std::string>& prompt,
-                                   v1::GenerateRequest* request, std::string* error) const {
+                                   Cancellation* interrupt, v1::GenerateRequest* request,
+                                   std::string* error) const {
   *request = request_;
   if (prompt.has_value() + prompt_file_.has_value() + prompt_ids_.has_value() != 1) {
     *error = "give one prompt: PROMPT, --prompt-file or --prompt-ids";
@@ -163,7 +164,7 @@ bool GenerateOptions::BuildRequest(const std::optional<std::string>& prompt,
     return true;
   }
   const std::string path = prompt ? "-" : *prompt_file_;
-  if (!ReadInput(path, request->mutable_text())) {
+  if (!ReadInput(path, interrupt, request->mutable_text())) {
     *error = "--prompt-file: cannot read " + path;
     return false;
   }

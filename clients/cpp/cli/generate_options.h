@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 
+#include "clients/cpp/cancellation.h"
 #include "clients/cpp/cli/arg_parser.h"
 #include "parallax/v1/inference.pb.h"
 
@@ -21,9 +22,10 @@ class GenerateOptions {
   void RegisterParameters(ArgParser* parser);
 
   /// `prompt` is the positional argument, if there was one; "-" reads standard input.
-  /// False if there is not exactly one prompt or it cannot be read: `*error` says so.
-  bool BuildRequest(const std::optional<std::string>& prompt, v1::GenerateRequest* request,
-                    std::string* error) const;
+  /// An interrupt meanwhile leaves the program. False if there is not exactly one prompt or it
+  /// cannot be read: `*error` says so.
+  bool BuildRequest(const std::optional<std::string>& prompt, Cancellation* interrupt,
+                    v1::GenerateRequest* request, std::string* error) const;
 
   /// The parameters alone, without a prompt.
   const v1::GenerateRequest& parameters() const { return request_; }

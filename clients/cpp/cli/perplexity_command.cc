@@ -48,7 +48,7 @@ int RunPerplexity(Arguments arguments, Cancellation* interrupt) {
   connection.Register(&parser);
   if (const auto exit = ParseOrExit(&parser, arguments)) return *exit;
   std::string text;
-  if (positional.empty() || !ReadInput(positional[0], &text)) {
+  if (positional.empty() || !ReadInput(positional[0], interrupt, &text)) {
     std::cerr << "parallax-client: "
               << (positional.empty() ? "FILE is missing" : "cannot read " + positional[0]) << "\n";
     return kUsage;

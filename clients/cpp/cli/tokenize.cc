@@ -26,7 +26,7 @@ int RunTokenize(Arguments arguments, Cancellation* interrupt) {
   v1::TokenizeRequest request;
   request.set_add_special_tokens(special);
   if (positional[0] == "-") {
-    ReadInput("-", request.mutable_text());
+    ReadInput("-", interrupt, request.mutable_text());
   } else {
     request.set_text(positional[0]);
   }
@@ -57,7 +57,7 @@ int RunDetokenize(Arguments arguments, Cancellation* interrupt) {
   connection.Register(&parser);
   if (const auto exit = ParseOrExit(&parser, arguments)) return *exit;
   std::string list = positional.empty() ? "" : positional[0];
-  if (list == "-") ReadInput("-", &list);
+  if (list == "-") ReadInput("-", interrupt, &list);
   std::vector<int32_t> ids;
   if (!ParseTokenIds(list, &ids) || ids.empty()) {
     std::cerr << "parallax-client: IDS: \"" << list << "\" is not a list of token ids\n";

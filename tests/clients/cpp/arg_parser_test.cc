@@ -106,7 +106,7 @@ TEST(GenerateOptionsTest, SetsOnlyWhatIsGiven) {
   std::string error;
   ASSERT_EQ(parser.Parse(arguments, &error), Outcome::kRun) << error;
   v1::GenerateRequest request;
-  ASSERT_TRUE(options.BuildRequest("Hello", &request, &error)) << error;
+  ASSERT_TRUE(options.BuildRequest("Hello", nullptr, &request, &error)) << error;
   EXPECT_EQ(request.text(), "Hello");
   EXPECT_TRUE(request.sampling().has_temperature());
   EXPECT_FALSE(request.sampling().has_top_p());
@@ -120,7 +120,7 @@ TEST(GenerateOptionsTest, WantsOnePrompt) {
   GenerateOptions options;
   v1::GenerateRequest request;
   std::string error;
-  EXPECT_FALSE(options.BuildRequest(std::nullopt, &request, &error));
+  EXPECT_FALSE(options.BuildRequest(std::nullopt, nullptr, &request, &error));
   EXPECT_THAT(error, HasSubstr("one prompt"));
 }
 
