@@ -195,6 +195,7 @@ void OutputProcessor::FinishChoice(LiveRequest* live, Choice* choice, ChoiceFini
 void OutputProcessor::End(LiveRequest* live, FinishReason reason, absl::Status status,
                           absl::Time now) {
   if (live->ended) return;
+  scheduler_->FinishGroup(live->group);
   for (Choice& choice : live->choices) {
     if (choice.finished) continue;
     OutputDelta delta;
@@ -208,9 +209,7 @@ void OutputProcessor::End(LiveRequest* live, FinishReason reason, absl::Status s
 }
 
 void OutputProcessor::Fail(LiveRequest* live, const char* what, absl::Time now) {
-  for (Choice& choice : live->choices) {
-    if (!choice.finished) scheduler_->FinishUncached(choice.sequence);
-  }
+  scheduler_->FinishGroupUncached(live->group);
   End(live, FinishReason::kError,
       absl::InternalError(absl::StrCat(what, " in request \"", live->id, "\"")), now);
 }

@@ -42,7 +42,7 @@ bool Scheduler::Impl::TryAdmit(absl::Time now, Sequence* leader) {
   const int32_t entries = ReservedEntries(*leader, hit);
   CountPrefixHit(now, *leader, hit.first_position);
   pages_.Begin(hit, leader);
-  leader->prefill_end = static_cast<int32_t>(leader->tokens.size());
+  leader->prefill_end = static_cast<int32_t>(leader->known_tokens().size());
   pages_.Extend(std::min(entries * kPageTokens, leader->prefill_end), leader, &batch_->page_copies);
   waiting_.Remove(leader);
   AttachUnit(leader);
@@ -59,7 +59,7 @@ bool Scheduler::Impl::BlockedAsBefore(const Sequence& leader) const {
 // Table entries to fill at admission: the whole prompt, or what a window and a chunk touch.
 int32_t Scheduler::Impl::ReservedEntries(const Sequence& leader,
                                          const SequencePages::PrefixHit& hit) const {
-  const int32_t all = PagesForTokens(static_cast<int32_t>(leader.tokens.size()));
+  const int32_t all = PagesForTokens(static_cast<int32_t>(leader.known_tokens().size()));
   if (window_pages_ == 0) {
     return all;
   }
@@ -72,7 +72,7 @@ int32_t Scheduler::Impl::ReservedEntries(const Sequence& leader,
 bool Scheduler::Impl::FindRoom(const Sequence& leader, SequencePages::PrefixHit* hit) {
   const SequenceGroup& group = *leader.group;
   const bool unscored = group.wants_prompt_logprobs() && group.next_target < leader.num_prompt;
-  const int32_t num_tokens = static_cast<int32_t>(leader.tokens.size());
+  const int32_t num_tokens = static_cast<int32_t>(leader.known_tokens().size());
   const int32_t growth =
       std::min(static_cast<int32_t>(running_.size()), options_.num_pages / kGrowthDivisor);
   const int32_t available = pages_.allocator().num_available() - growth;

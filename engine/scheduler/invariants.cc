@@ -111,7 +111,10 @@ std::string Scheduler::Impl::CheckSequence(const Sequence& s) const {
   const bool runs = s.state == SequenceState::kRunning;
   const bool in_flight = s.steps_in_flight > 0;
   if (s.steps_in_flight > options_.max_steps_in_flight) return Describe(s, "too many steps");
-  if (s.tokens.empty() && (s.queued || s.slot >= 0)) return Describe(s, "has no tokens");
+  if (s.tokens.empty() && s.slot >= 0) return Describe(s, "has no tokens");
+  if (!s.tokens.empty() && s.state == SequenceState::kWaiting && !s.queued) {
+    return Describe(s, "follows a waiting leader with tokens of its own");
+  }
   if (s.queued && s.state != SequenceState::kWaiting) return Describe(s, "queued, not waiting");
   if (!runs && !in_flight && s.block_table.size() > 0) return Describe(s, "keeps pages");
   if ((s.slot >= 0) != (runs || in_flight || s.state == SequenceState::kForking)) {

@@ -26,9 +26,30 @@ void Scheduler::Impl::Preempt(Sequence* sequence) {
 }
 
 void Scheduler::Impl::Finish(Sequence* sequence) {
-  const bool running = sequence->state == SequenceState::kRunning;
-  const bool led = !sequence->group->forked && (running || sequence->queued);
-  if (running) {
+  CheckInvariant(sequence->group->forked || sequence->group->sequences.size() == 1,
+                 "a choice ends alone only once it goes its own way");
+  End(sequence);
+}
+
+void Scheduler::Impl::FinishGroup(SequenceGroup* group) {
+  for (const auto& choice : group->sequences) {
+    if (choice->state != SequenceState::kFinished) {
+      End(choice.get());
+    }
+  }
+}
+
+void Scheduler::Impl::FinishGroupUncached(SequenceGroup* group) {
+  for (const auto& choice : group->sequences) {
+    if (choice->state != SequenceState::kFinished) {
+      pages_.Unpublish(choice.get());
+    }
+  }
+  FinishGroup(group);
+}
+
+void Scheduler::Impl::End(Sequence* sequence) {
+  if (sequence->state == SequenceState::kRunning) {
     LeaveRunning(sequence);
   } else if (sequence->queued) {
     waiting_.Remove(sequence);
@@ -39,15 +60,7 @@ void Scheduler::Impl::Finish(Sequence* sequence) {
     ReleaseOrOwe(sequence);
   }
   num_unfinished_groups_ -= --sequence->group->num_unfinished == 0 ? 1 : 0;
-  if (led) {
-    HandOverLead(sequence->group);
-  }
   blocked_head_ = nullptr;
-}
-
-void Scheduler::Impl::FinishUncached(Sequence* sequence) {
-  pages_.Unpublish(sequence);
-  Finish(sequence);
 }
 
 // Choices that waited for a first prefill that will not end now give up their slots.
@@ -56,17 +69,7 @@ void Scheduler::Impl::StandDownFollowers(SequenceGroup* group) {
     if (choice->state == SequenceState::kForking) {
       SetState(choice.get(), SequenceState::kWaiting);
       ReleaseResources(choice.get());
-    }
-  }
-}
-
-void Scheduler::Impl::HandOverLead(SequenceGroup* group) {
-  StandDownFollowers(group);
-  for (const auto& choice : group->sequences) {
-    if (choice->state == SequenceState::kWaiting) {
-      choice->TakePrompt();
-      waiting_.Insert(choice.get());
-      return;
+      choice->tokens = {};  // the prompt alone: taken again with the next slot
     }
   }
 }

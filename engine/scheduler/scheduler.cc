@@ -91,9 +91,7 @@ SequenceGroup* Scheduler::Impl::Add(Request request, uint64_t arrival, absl::Tim
     sequence->num_prompt = static_cast<int32_t>(group->request.prompt.size());
     group->sequences.push_back(std::move(sequence));
   }
-  Sequence* leader = group->sequences.front().get();
-  leader->TakePrompt();
-  waiting_.Insert(leader);
+  waiting_.Insert(group->sequences.front().get());
   ++num_unfinished_groups_;
   groups_.push_back(std::move(group));
   return groups_.back().get();
@@ -140,7 +138,8 @@ void Scheduler::AppendToken(Sequence* sequence, int32_t token) {
 }
 
 void Scheduler::Finish(Sequence* sequence) { impl_->Finish(sequence); }
-void Scheduler::FinishUncached(Sequence* sequence) { impl_->FinishUncached(sequence); }
+void Scheduler::FinishGroup(SequenceGroup* group) { impl_->FinishGroup(group); }
+void Scheduler::FinishGroupUncached(SequenceGroup* group) { impl_->FinishGroupUncached(group); }
 void Scheduler::CompleteStep(const ScheduledBatch& batch) { impl_->CompleteStep(batch); }
 
 bool Scheduler::IsReleased(const SequenceGroup& group) const {

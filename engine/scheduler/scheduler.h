@@ -93,11 +93,14 @@ class Scheduler {
   /// The sequence is to be finished when it has max_tokens: no more are scheduled.
   void AppendToken(Sequence* sequence, int32_t token);
 
-  /// Ends one choice: no step scheduled from now on contains it. REQUIRES: not finished.
+  /// Ends one choice: no step scheduled from now on contains it. REQUIRES: not finished, and
+  /// it has a token or is the only choice: before that the choices of a request are one unit.
   void Finish(Sequence* sequence);
-  /// As Finish, and the sequence's pages leave the prefix cache: what the model wrote there
-  /// cannot be trusted (NaN logits).
-  void FinishUncached(Sequence* sequence);
+  /// Ends every choice that is not finished, whatever its state.
+  void FinishGroup(SequenceGroup* group);
+  /// As FinishGroup, and the pages of those choices leave the prefix cache: what the model
+  /// wrote there cannot be trusted (NaN logits).
+  void FinishGroupUncached(SequenceGroup* group);
 
   /// The oldest scheduled step was collected and its tokens appended: K/V positions become
   /// computed, full pages are published to the prefix cache, pages and slots of finished

@@ -36,7 +36,8 @@ class Scheduler::Impl {
 
   // preemption.cc
   void Finish(Sequence* sequence);
-  void FinishUncached(Sequence* sequence);
+  void FinishGroup(SequenceGroup* group);
+  void FinishGroupUncached(SequenceGroup* group);
 
   // invariants.cc
   std::string CheckInvariants() const;
@@ -69,7 +70,7 @@ class Scheduler::Impl {
   // preemption.cc
   void Preempt(Sequence* sequence);
   void StandDownFollowers(SequenceGroup* group);
-  void HandOverLead(SequenceGroup* group);
+  void End(Sequence* sequence);
   void LeaveRunning(Sequence* sequence);
   void JoinRunning(Sequence* sequence);
   void SetState(Sequence* sequence, SequenceState next);

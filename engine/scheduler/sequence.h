@@ -1,8 +1,8 @@
 // Sequence and SequenceGroup: the scheduler's view of one request.
 //
 // A group is a request; its sequences are its n choices. Lengths (all in tokens):
-//   tokens.size()   known tokens: prompt plus generated; none yet for a choice that never led
-//                   its group nor had a slot, so that the queue holds a prompt once, not n times
+//   tokens.size()   prompt plus generated; none before the first slot, so that the queue holds a
+//                   prompt once (in the request), not once more for every choice
 //   num_prompt      of them, prompt
 //   num_scheduled   positions whose K/V have been, or are being, written by launched steps
 //   num_computed    positions whose K/V are in the cache (their step was collected)
@@ -11,8 +11,9 @@
 //             pages cover num_scheduled positions (less those behind a sliding window).
 //
 // Until the first prefill of a group reaches its last chunk, the group is one unit, led by
-// its first unfinished choice: that one waits, is admitted and is preempted for all. The
-// last chunk forks it; from then on every choice goes its own way (SequenceGroup::forked).
+// its first choice: that one waits, is admitted and is preempted for all, and they end
+// together. The last chunk forks it; from then on every choice goes its own way
+// (SequenceGroup::forked).
 //
 // Thread safety: engine thread only.
 #ifndef PARALLAX_ENGINE_SCHEDULER_SEQUENCE_H_
@@ -20,6 +21,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -65,7 +67,9 @@ struct Sequence {
   int32_t num_generated() const {
     return tokens.empty() ? 0 : static_cast<int32_t>(tokens.size()) - num_prompt;
   }
-  /// Makes the prompt the known tokens, unless there are some.
+  /// Prompt and generated tokens, from the request where `tokens` has none yet.
+  std::span<const int32_t> known_tokens() const;
+  /// Makes the prompt the first of `tokens`, unless there are some.
   void TakePrompt();
   /// Known and pending tokens: what num_scheduled may grow to.
   int32_t num_expected() const { return static_cast<int32_t>(tokens.size()) + pending; }
@@ -96,6 +100,10 @@ struct SequenceGroup {
 
   bool wants_prompt_logprobs() const { return request.sampling.prompt_logprobs.has_value(); }
 };
+
+inline std::span<const int32_t> Sequence::known_tokens() const {
+  return tokens.empty() ? group->request.prompt : tokens;
+}
 
 inline bool Sequence::exhausted() const {
   return num_generated() + pending >= group->request.sampling.max_tokens;

@@ -28,14 +28,15 @@ SequencePages::PrefixHit SequencePages::Match(const Sequence& sequence, int32_t 
   if (!enable_prefix_cache_ || max_pages == 0) {
     return hit;
   }
-  const int32_t limit = std::min<int64_t>(sequence.tokens.size(), int64_t{max_pages} * kPageTokens);
-  cache_.Match(sequence.group->prefix_root, std::span(sequence.tokens).first(limit), &matched_);
+  const std::span<const int32_t> tokens = sequence.known_tokens();
+  const int32_t limit = std::min<int64_t>(tokens.size(), int64_t{max_pages} * kPageTokens);
+  cache_.Match(sequence.group->prefix_root, tokens.first(limit), &matched_);
   if (matched_.empty()) {
     return hit;
   }
   hit.last = cache_.LinkOf(matched_.back());
   hit.first_position = std::min(static_cast<int32_t>(matched_.size()) * kPageTokens,
-                                static_cast<int32_t>(sequence.tokens.size()) - 1);
+                                static_cast<int32_t>(tokens.size()) - 1);
   const int32_t behind = EntriesBehindWindow(hit.first_position);
   std::fill_n(matched_.begin(), behind, kNoPage);
   hit.pages = matched_;

@@ -114,7 +114,7 @@ void SchedulerDriver::CancelSomething() {
   }
   SequenceGroup* group =
       scheduler_.groups()[Uniform(0, static_cast<int32_t>(scheduler_.groups().size()) - 1)].get();
-  if (Chance(0.7)) {
+  if (Chance(0.7) || !group->forked) {
     CancelGroup(group);
     return;
   }
@@ -122,19 +122,15 @@ void SchedulerDriver::CancelSomething() {
       group->sequences[Uniform(0, static_cast<int32_t>(group->sequences.size()) - 1)].get();
   if (choice->state != SequenceState::kFinished) {
     ++counts_.cancelled;
-    Chance(0.3) ? scheduler_.FinishUncached(choice) : scheduler_.Finish(choice);
+    scheduler_.Finish(choice);
     ++ended_choices_;
   }
 }
 
 void SchedulerDriver::CancelGroup(SequenceGroup* group) {
-  for (const auto& sequence : group->sequences) {
-    if (sequence->state != SequenceState::kFinished) {
-      ++counts_.cancelled;
-      scheduler_.Finish(sequence.get());
-      ++ended_choices_;
-    }
-  }
+  counts_.cancelled += group->num_unfinished;
+  ended_choices_ += static_cast<uint64_t>(group->num_unfinished);
+  Chance(0.3) ? scheduler_.FinishGroupUncached(group) : scheduler_.FinishGroup(group);
 }
 
 std::string SchedulerDriver::LaunchStep() {

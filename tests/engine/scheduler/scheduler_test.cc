@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/engine/scheduler/scheduler_harness.h"
 
 namespace parallax::testing {
@@ -217,28 +219,41 @@ TEST(SchedulerTest, AForkAtAPageBoundaryCopiesNothing) {
   EXPECT_THAT(harness.Step().page_copies, IsEmpty());
 }
 
-TEST(SchedulerTest, ALeaderThatEndsBeforeTheForkHandsOver) {
+TEST(SchedulerTest, AGroupThatEndsBeforeItsForkEndsAsAWhole) {
   SchedulerOptions options = SchedulerHarness::Options();
   options.max_prefill_chunk = 40;
   SchedulerHarness harness(options);
   SequenceGroup* group = harness.Add(Tokens(70), 2, /*n=*/3);
   harness.Step();
-  harness.scheduler().Finish(&First(group));
-  const ScheduledBatch& batch = harness.Step();
-  EXPECT_THAT(batch.attached, SizeIs(2));
-  EXPECT_THAT(batch.detached_slots, SizeIs(3));
-  EXPECT_EQ(batch.sequences[0].sequence, group->sequences[1].get());
-  harness.RunToEnd(group);
-  EXPECT_EQ(group->sequences[2]->num_generated(), 2);
-  harness.RemoveReleased();
+  harness.scheduler().FinishGroup(group);
+  EXPECT_EQ(harness.Schedule(), nullptr);
+  EXPECT_TRUE(harness.scheduler().IsReleased(*group));
   EXPECT_EQ(harness.scheduler().Counts().pages_used, 0);
+  harness.RemoveReleased();
+  harness.Add(Tokens(5, 7000), 1);
+  EXPECT_THAT(harness.Step().detached_slots, SizeIs(3));
+}
+
+// A queue of long prompts with many choices must cost a prompt each, also when it is dropped.
+TEST(SchedulerTest, AQueuedRequestNeverCopiesItsPrompt) {
+  SchedulerHarness harness(SchedulerHarness::Options());
+  SequenceGroup* group = harness.Add(Tokens(1000), 2, /*n=*/8);
+  const auto copies = [&] {
+    return std::ranges::count_if(group->sequences,
+                                 [](const auto& choice) { return choice->tokens.capacity() > 0; });
+  };
+  EXPECT_EQ(copies(), 0);
+  harness.scheduler().FinishGroup(group);
+  EXPECT_EQ(copies(), 0);
+  EXPECT_EQ(group->num_unfinished, 0);
+  EXPECT_EQ(harness.Schedule(), nullptr);
 }
 
 TEST(SchedulerTest, SuspectPagesLeaveThePrefixCache) {
   SchedulerHarness harness(SchedulerHarness::Options());
   SequenceGroup* group = harness.Add(Tokens(130), 9);
   harness.Step();
-  harness.scheduler().FinishUncached(&First(group));
+  harness.scheduler().FinishGroupUncached(group);
   EXPECT_EQ(harness.scheduler().Counts().pages_cached, 0);
   harness.Add(Tokens(130), 1);
   EXPECT_EQ(harness.Step().prefix_hit_tokens, 0);
