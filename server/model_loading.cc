@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/kv_cache/kv_cache_pool.h"
 #include "engine/runner/model_runner_factory.h"
+#include "engine/tokenizer/vocabulary_fit.h"
 #include "kernels/dtype.h"
 
 namespace parallax::server {
@@ -74,10 +75,15 @@ void AddUnique(std::optional<int32_t> id, std::vector<int32_t>* ids) {
   ids->push_back(*id);
 }
 
-absl::Status LoadTokenizerInto(const std::string& folder, LoadedModel* loaded) {
+absl::Status LoadTokenizerInto(const std::string& folder, int64_t vocab_size,
+                               LoadedModel* loaded) {
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = LoadTokenizer(folder);
   if (absl::IsNotFound(tokenizer.status())) return absl::OkStatus();
   if (!tokenizer.ok()) return tokenizer.status();
+  if (absl::Status s = CheckSpecialIds(**tokenizer, vocab_size); !s.ok()) {
+    return absl::Status(s.code(),
+                        absl::StrCat(TokenizerFile(folder).string(), ": ", s.message()));
+  }
   loaded->tokenizer = *std::move(tokenizer);
   loaded->served.tokenizer = loaded->tokenizer.get();
   absl::StatusOr<std::unique_ptr<TokenizerArchive>> archive = TokenizerArchive::FromFolder(folder);
@@ -91,7 +97,8 @@ absl::Status LoadFolder(const ServerConfig& config, ModelRunnerOptions* options,
                         LoadedModel* loaded) {
   absl::StatusOr<ModelFolder> folder = ReadModelFolder(config.model);
   if (!folder.ok()) return folder.status();
-  if (absl::Status s = LoadTokenizerInto(config.model, loaded); !s.ok()) return s;
+  const int64_t vocab_size = folder->config.vocab_size;
+  if (absl::Status s = LoadTokenizerInto(config.model, vocab_size, loaded); !s.ok()) return s;
   ServedModel& served = loaded->served;
   ApplyDefaults(folder->generation, &served.default_sampling);
   served.eos_token_ids = folder->eos_token_ids;
@@ -101,8 +108,9 @@ absl::Status LoadFolder(const ServerConfig& config, ModelRunnerOptions* options,
   if (loaded->tokenizer != nullptr) {
     AddUnique(loaded->tokenizer->eos_id(), &served.eos_token_ids);
     if (loaded->tokenizer->bos_id().has_value()) served.bos_token_id = loaded->tokenizer->bos_id();
-    options->token_limit = static_cast<int32_t>(
-        std::min<int64_t>(loaded->tokenizer->VocabSize(), folder->config.vocab_size));
+    options->token_limit =
+        static_cast<int32_t>(std::min<int64_t>(loaded->tokenizer->VocabSize(), vocab_size));
+    options->token_mask = SampleableIds(*loaded->tokenizer, options->token_limit);
   }
   options->eos_token_ids = served.eos_token_ids;
   if (config.kv_cache_bytes == 0) return absl::OkStatus();

@@ -39,6 +39,17 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
   return text.str();
 }
 
+// The ids come from the caller and from the folder: the ops would refuse a step that holds one
+// without a row, long after the start.
+absl::Status CheckEosIds(const std::vector<int32_t>& ids, int64_t vocab_size) {
+  for (const int32_t id : ids) {
+    if (id >= 0 && id < vocab_size) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "eos_token_ids: ", id, " is outside the vocabulary [0, ", vocab_size, ")"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status InFolder(const absl::Status& status, const std::string& folder) {
   return absl::Status(status.code(), absl::StrCat(folder, ": ", std::string(status.message())));
 }
@@ -94,7 +105,9 @@ template <typename RunnerOptions>
 RunnerOptions CommonOptions(const ModelRunnerOptions& options, const ModelFolder& folder,
                             int32_t max_context_tokens) {
   RunnerOptions runner;
-  runner.name = std::filesystem::weakly_canonical(options.model).filename().string();
+  std::error_code error;  // of a folder that was read a moment ago: then its name as given
+  const auto path = std::filesystem::weakly_canonical(options.model, error);
+  runner.name = (error ? std::filesystem::path(options.model) : path).filename().string();
   runner.max_context_tokens = max_context_tokens;
   runner.max_num_seqs = options.max_num_seqs;
   runner.max_num_batched_tokens = options.max_num_batched_tokens;
@@ -162,7 +175,10 @@ absl::StatusOr<ModelFolder> ReadModelFolder(const std::string& folder) {
   result.config = *std::move(config);
 
   const std::string generation_path = folder + "/generation_config.json";
-  if (std::filesystem::exists(generation_path)) {
+  std::error_code error;
+  const bool has_generation = std::filesystem::exists(generation_path, error);
+  if (error) return absl::NotFoundError(absl::StrCat(generation_path, ": ", error.message()));
+  if (has_generation) {
     const absl::StatusOr<std::string> text = ReadSmallFile(generation_path);
     if (!text.ok()) return text.status();
     absl::StatusOr<GenerationDefaults> generation =
@@ -179,6 +195,9 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateModelRunner(const ModelRunner
   if (options.model == "null") return CreateNullRunner(options);
   const absl::StatusOr<ModelFolder> folder = ReadModelFolder(options.model);
   if (!folder.ok()) return folder.status();
+  if (absl::Status s = CheckEosIds(options.eos_token_ids, folder->config.vocab_size); !s.ok()) {
+    return s;
+  }
   const absl::StatusOr<int32_t> max_context_tokens = MaxContextTokens(options, folder->config);
   if (!max_context_tokens.ok()) return max_context_tokens.status();
   const bool on_gpu = options.device == RunnerDevice::kCuda ||

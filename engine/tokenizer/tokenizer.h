@@ -83,8 +83,11 @@ class Tokenizer {
   const std::optional<int32_t> eos_id_;
 };
 
-/// Loads the tokenizer of a model folder: tokenizer.model if there is one, else tokenizer.json;
-/// tokenizer_config.json, where present, names BOS and EOS and says whether to add them.
+/// The file that defines a model folder's tokenizer: tokenizer.model if there is one, else
+/// tokenizer.json; empty if there is neither.
+std::filesystem::path TokenizerFile(const std::filesystem::path& model_dir);
+
+/// Loads the tokenizer of a model folder from its TokenizerFile; tokenizer_config.json, where present, names BOS and EOS and says whether to add them.
 /// NOT_FOUND: neither file exists (such a model serves token ids only). INVALID_ARGUMENT or
 /// UNIMPLEMENTED: a file is corrupt, or asks for something not supported; the message names
 /// the file and the place in it.

@@ -66,22 +66,26 @@ absl::Status CheckAddedTokens(const Tokenizer& tokenizer, const TokenizerConfig&
 
 }  // namespace
 
+fs::path TokenizerFile(const fs::path& model_dir) {
+  for (const char* name : {"tokenizer.model", "tokenizer.json"}) {
+    if (Exists(model_dir / name)) return model_dir / name;
+  }
+  return {};
+}
+
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const fs::path& model_dir) {
-  const fs::path sentencepiece = model_dir / "tokenizer.model";
-  const fs::path json = model_dir / "tokenizer.json";
-  const bool is_sentencepiece = Exists(sentencepiece);
-  if (!is_sentencepiece && !Exists(json)) {
+  const fs::path path = TokenizerFile(model_dir);
+  if (path.empty()) {
     return absl::NotFoundError(
         absl::StrCat(model_dir.string(), ": neither tokenizer.model nor tokenizer.json"));
   }
-  const fs::path& path = is_sentencepiece ? sentencepiece : json;
   const absl::StatusOr<TokenizerConfig> config = LoadConfig(model_dir / "tokenizer_config.json");
   if (!config.ok()) return config.status();
   const absl::StatusOr<std::string> contents = ReadFile(path);
   if (!contents.ok()) return contents.status();
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
-      is_sentencepiece ? SentencePieceTokenizer::Create(*contents, *config)
-                       : ParseTokenizerJson(*contents, *config);
+      path.extension() == ".model" ? SentencePieceTokenizer::Create(*contents, *config)
+                                   : ParseTokenizerJson(*contents, *config);
   if (!tokenizer.ok()) return WithFile(tokenizer.status(), path);
   if (absl::Status status = CheckAddedTokens(**tokenizer, *config); !status.ok()) {
     return WithFile(status, model_dir);

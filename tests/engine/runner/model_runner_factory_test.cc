@@ -87,6 +87,10 @@ TEST_F(Factory, RefusesOptionsByName) {
          o.token_mask = {1, 1, 1};
        },
        "token_mask has 96 bits"},
+      {[](ModelRunnerOptions& o) {
+         o.eos_token_ids = {3, 97};
+       },
+       "eos_token_ids: 97 is outside the vocabulary [0, 97)"},
       {[](ModelRunnerOptions& o) { o.num_kv_pages = 3; }, "3 KV pages cannot hold"},
       {[](ModelRunnerOptions& o) { o.max_model_len = -1; }, "max_model_len = -1"},
   };
