@@ -94,7 +94,11 @@ class EngineImpl final : public Engine {
 
   absl::Status Submit(Request request, std::shared_ptr<TokenSink> sink) override {
     absl::Status status = Accept(std::move(request), std::move(sink));
-    if (!status.ok()) observer_->OnRefused(status.code());
+    if (status.ok()) {
+      observer_->OnAccepted();
+    } else {
+      observer_->OnRefused(status.code());
+    }
     return status;
   }
 

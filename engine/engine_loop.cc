@@ -131,37 +131,41 @@ void EngineLoop::CheckDeadlines() {
 
 void EngineLoop::LaunchSteps() {
   while (stats_.health.ok() && !pipeline_.full()) {
-    const absl::StatusOr<const ScheduledBatch*> launched = pipeline_.Launch(absl::Now());
-    if (!launched.ok()) return Break(launched.status());
-    if (*launched == nullptr) return;
-    NoteAdmissions(**launched);
+    const ScheduledBatch* const batch = pipeline_.Schedule(absl::Now());
+    if (batch == nullptr) return;
+    NoteAdmissions(*batch);
+    if (absl::Status s = pipeline_.Launch(); !s.ok()) return Break(s);
   }
 }
 
+// Before the launch, which on the CPU lasts as long as the step: whoever looks meanwhile sees
+// its requests running, and their places in the queue are free.
 void EngineLoop::NoteAdmissions(const ScheduledBatch& batch) {
   if (batch.attached.empty()) return;
   for (const Sequence* sequence : batch.attached) {
     auto* const live = static_cast<LiveRequest*>(sequence->group->owner);
     if (live->queued) inbox_->LeaveQueue(live);
   }
-  Publish();  // now, so that a hung step is not seen with its requests still waiting
+  Publish();
 }
 
 void EngineLoop::CollectStep() {
   const absl::StatusOr<const StepResult*> result = pipeline_.Collect();
-  if (!result.ok()) return Break(result.status());
+  if (!result.ok() && !pipeline_.refused()) return Break(result.status());
   const absl::Time now = absl::Now();
   const ScheduledBatch& batch = pipeline_.oldest();
   const int32_t rows = batch.prefill_tokens + batch.decode_tokens;
   // With two steps in flight the later one's time starts when the device gets to it.
   const absl::Duration duration = now - std::max(pipeline_.oldest_launched(), last_collected_);
-  deadlines_.NoteStep(rows, duration);
+  if (result.ok()) deadlines_.NoteStep(rows, duration);
   last_collected_ = now;
   const StepStats step{.duration = duration,
                        .num_sequences = static_cast<int32_t>(batch.sequences.size()),
                        .prefill_tokens = batch.prefill_tokens,
                        .decode_tokens = batch.decode_tokens,
-                       .tokens_generated = output_.Process(batch, **result, now),
+                       .tokens_generated = result.ok()
+                                               ? output_.Process(batch, **result, now)
+                                               : output_.Refuse(batch, result.status(), now),
                        .preemptions = batch.preemptions,
                        .prefix_cache_query_tokens = batch.prefix_query_tokens,
                        .prefix_cache_hit_tokens = batch.prefix_hit_tokens};

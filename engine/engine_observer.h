@@ -1,6 +1,7 @@
 // EngineObserver: how metrics watch the engine.
 //
-// Called from the engine thread (OnRefused from the submitting thread); implementations
+// Called from the engine thread (OnAccepted and OnRefused from the submitting thread);
+// implementations
 // are thread-safe, never block and never call the engine. Each request and each token is
 // reported exactly once, whatever way the request ends:
 //   sum of OnSubmitted = sum of OnFinished + live requests,
@@ -56,6 +57,9 @@ struct FinishedRequest {
 class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
+  /// Submit was OK: the request is live from about now on, however long a step takes until the
+  /// engine thread sees it. May come after its other events.
+  virtual void OnAccepted() {}
   virtual void OnSubmitted(int32_t prompt_tokens) {}
   virtual void OnRefused(absl::StatusCode code) {}
   /// A request's first token, of any choice. `timings` has the queue's and the prefill's part.

@@ -4,9 +4,11 @@
 #include <limits>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 
 namespace parallax {
 namespace {
@@ -71,6 +73,17 @@ int32_t OutputProcessor::Process(const ScheduledBatch& batch, const StepResult& 
     kept += KeepToken(batch.samples[i].sequence, result.samples[i], result, now) ? 1 : 0;
   }
   return kept;
+}
+
+int32_t OutputProcessor::Refuse(const ScheduledBatch& batch, const absl::Status& refusal,
+                                absl::Time now) {
+  const std::string what =
+      absl::StrCat("the backend refused the step: ", absl::string_view(refusal.message()));
+  for (const ScheduledSequence& entry : batch.sequences) {
+    LiveRequest* const live = LiveRequestOf(*entry.sequence->group);
+    if (live != nullptr) Fail(live, what, now);
+  }
+  return 0;
 }
 
 void OutputProcessor::ProcessPromptLogprobs(const ScheduledBatch& batch, const StepResult& result,
@@ -208,10 +221,11 @@ void OutputProcessor::End(LiveRequest* live, FinishReason reason, absl::Status s
   live->status = std::move(status);
 }
 
-void OutputProcessor::Fail(LiveRequest* live, const char* what, absl::Time now) {
+void OutputProcessor::Fail(LiveRequest* live, std::string_view what, absl::Time now) {
+  if (live->ended) return;
   scheduler_->FinishGroupUncached(live->group);
   End(live, FinishReason::kError,
-      absl::InternalError(absl::StrCat(what, " in request \"", live->id, "\"")), now);
+      absl::InternalError(absl::StrCat(absl::string_view(what.data(), what.size()), " in request \"", live->id, "\"")), now);
 }
 
 void OutputProcessor::NoteEnded(LiveRequest* live, absl::Status status) {

@@ -25,16 +25,24 @@ class StepPipeline {
   StepPipeline(Scheduler* scheduler, ModelRunner* runner);
 
   bool empty() const { return in_flight_ == 0; }
-  bool full() const { return in_flight_ == steps_.size(); }
+  /// After a step that the backend refused nothing is launched until it is completed: the next
+  /// one would go on from tokens that it did not sample.
+  bool full() const { return in_flight_ == steps_.size() || refusals_ > 0; }
 
-  /// Schedules and launches one more step. Null: there is nothing to schedule now. An error
-  /// is the backend's; the step counts as in flight all the same. REQUIRES: not full.
-  absl::StatusOr<const ScheduledBatch*> Launch(absl::Time now);
+  /// Schedules one more step, in flight from now on. Null: there is nothing to schedule now.
+  /// REQUIRES: not full; what was scheduled before is launched.
+  const ScheduledBatch* Schedule(absl::Time now);
+  /// Launches the step scheduled last. An error is the backend's, which is broken. That it
+  /// refused the step is no error here: Collect tells.
+  absl::Status Launch();
 
-  /// Waits for the oldest step; checks that the result has its shape. REQUIRES: not empty.
+  /// Waits for the oldest step; checks that the result has its shape. An error while refused():
+  /// the backend would not run this step, and goes on. REQUIRES: not empty.
   absl::StatusOr<const StepResult*> Collect();
+  /// Whether the oldest step was refused.
+  bool refused() const { return !steps_[head_].refusal.ok(); }
 
-  /// What the oldest step computes, and when it was launched.
+  /// What the oldest step computes, and when it was scheduled, to be launched at once.
   const ScheduledBatch& oldest() const { return steps_[head_].scheduled; }
   absl::Time oldest_launched() const { return steps_[head_].launched; }
 
@@ -46,6 +54,7 @@ class StepPipeline {
     ScheduledBatch scheduled;
     ForwardBatch forward;
     absl::Time launched;
+    absl::Status refusal;
   };
 
   Scheduler* const scheduler_;
@@ -53,6 +62,7 @@ class StepPipeline {
   std::vector<Step> steps_;  // a ring
   size_t head_ = 0;          // the oldest
   size_t in_flight_ = 0;
+  size_t refusals_ = 0;  // steps in flight that were refused
 };
 
 }  // namespace parallax

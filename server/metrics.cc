@@ -1,5 +1,7 @@
 #include "server/metrics.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -80,6 +82,8 @@ void ServerMetrics::OnFirstToken(absl::Duration since_arrival) {
   time_to_first_token_.Observe(Nanoseconds(since_arrival));
 }
 
+void ServerMetrics::OnAccepted() { accepted_.Increment(); }
+
 void ServerMetrics::OnSubmitted(int32_t prompt_tokens) {
   submitted_.Increment();
   prompt_tokens_.Add(prompt_tokens);
@@ -108,7 +112,6 @@ void ServerMetrics::OnStep(const StepStats& stats) {
 
 void ServerMetrics::OnGauges(const EngineGauges& gauges) {
   running_.Set(gauges.requests_running);
-  waiting_.Set(gauges.requests_waiting);
   pages_total_.Set(gauges.pages_total);
   pages_used_.Set(gauges.pages_used);
   pages_cached_.Set(gauges.pages_cached);
@@ -149,7 +152,7 @@ MetricsTally ServerMetrics::Tally() const {
   tally.generation_tokens = generation_tokens_.value();
   tally.finished_generation_tokens =
       static_cast<int64_t>(request_generation_tokens_.Collect().sample_sum);
-  for (const AtomicCounter& counter : finished_) tally.finished += counter.value();
+  tally.finished = Finished();
   for (const AtomicCounter& counter : refused_) tally.refused += counter.value();
   for (const auto& method : rpcs_) {
     for (const AtomicCounter& counter : method) tally.rpcs += counter.value();
@@ -209,6 +212,19 @@ void ServerMetrics::CollectCounters(Families* families) const {
              preemptions_, families);
 }
 
+int64_t ServerMetrics::Finished() const {
+  int64_t finished = 0;
+  for (const AtomicCounter& counter : finished_) finished += counter.value();
+  return finished;
+}
+
+// Not the engine's own level, which stands still as long as a step lasts or hangs: what was
+// accepted meanwhile waits all the same.
+double ServerMetrics::Waiting() const {
+  const int64_t live = accepted_.value() - Finished();
+  return static_cast<double>(std::max<int64_t>(0, live - running_.value()));
+}
+
 void ServerMetrics::CollectGauges(Families* families) const {
   const auto add = [&](std::string_view name, std::string_view help, const AtomicGauge& gauge) {
     AddGauge(name, help, static_cast<double>(gauge.value()), families);
@@ -218,7 +234,7 @@ void ServerMetrics::CollectGauges(Families* families) const {
       "When this process had loaded its model, in Unix time: another number is another process.",
       absl::ToDoubleSeconds(started_ - absl::UnixEpoch()), families);
   add("parallax:num_requests_running", "Requests that hold KV pages.", running_);
-  add("parallax:num_requests_waiting", "Requests in the queue.", waiting_);
+  AddGauge("parallax:num_requests_waiting", "Requests in the queue.", Waiting(), families);
   add("parallax:kv_pages", "KV pages of the cache.", pages_total_);
   add("parallax:kv_pages_used", "KV pages that a sequence references.", pages_used_);
   add("parallax:kv_pages_cached", "KV pages kept for a prefix hit, reusable at any time.",

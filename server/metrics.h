@@ -61,6 +61,7 @@ class ServerMetrics final : public EngineObserver, public prometheus::Collectabl
   /// Once for each call, when its first token leaves the server: the time since it arrived.
   void OnFirstToken(absl::Duration since_arrival);
 
+  void OnAccepted() override;
   void OnSubmitted(int32_t prompt_tokens) override;
   void OnRefused(absl::StatusCode code) override;
   void OnStarted(const RequestTimings& timings) override;
@@ -79,6 +80,8 @@ class ServerMetrics final : public EngineObserver, public prometheus::Collectabl
   void CollectSizes(Families* families) const;
   void CollectCounters(Families* families) const;
   void CollectGauges(Families* families) const;
+  int64_t Finished() const;
+  double Waiting() const;
   void CollectFinished(Families* families) const;
   void CollectRefused(Families* families) const;
   void CollectRpcs(Families* families) const;
@@ -106,6 +109,7 @@ class ServerMetrics final : public EngineObserver, public prometheus::Collectabl
   AtomicHistogram request_prompt_tokens_;
   AtomicHistogram request_generation_tokens_;
 
+  AtomicCounter accepted_;
   AtomicCounter submitted_;
   AtomicCounter prompt_tokens_;
   AtomicCounter generation_tokens_;
@@ -116,7 +120,6 @@ class ServerMetrics final : public EngineObserver, public prometheus::Collectabl
   AtomicCounter preemptions_;
 
   AtomicGauge running_;
-  AtomicGauge waiting_;
   AtomicGauge pages_total_;
   AtomicGauge pages_used_;
   AtomicGauge pages_cached_;

@@ -191,8 +191,11 @@ absl::Status CpuModelRunner::Launch(const ForwardBatch& batch) {
       ScorePrompts(batch, result);
       SampleTokens(batch, result);
     }
-  } catch (const kernels::KernelError& error) {
+  } catch (const kernels::OutOfMemoryError& error) {
     return absl::InternalError(absl::StrCat("step ", batch.step_id, ": ", error.what()));
+  } catch (const kernels::KernelError& error) {
+    // Ops throw from their checks, before they touch anything but the step's own K/V positions.
+    return absl::InvalidArgumentError(absl::StrCat("step ", batch.step_id, ": ", error.what()));
   } catch (const std::bad_alloc&) {
     return absl::InternalError(absl::StrCat("step ", batch.step_id, ": out of memory"));
   }

@@ -7,7 +7,8 @@
 // A row's token and logits depend on its own sequence alone, bit for bit (see decoder.h and
 // kernels/sampling.h): not on the batch, the chunking or the number of threads.
 //
-// Thread safety: as ModelRunner. Errors: what kernels throw becomes INTERNAL here.
+// Thread safety: as ModelRunner. Errors: a step that the kernels' checks refuse is
+// INVALID_ARGUMENT, any other failure INTERNAL.
 #ifndef PARALLAX_ENGINE_RUNNER_CPU_MODEL_RUNNER_H_
 #define PARALLAX_ENGINE_RUNNER_CPU_MODEL_RUNNER_H_
 

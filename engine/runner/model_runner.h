@@ -87,8 +87,10 @@ class ModelRunner {
   virtual const ModelDescription& description() const = 0;
 
   /// Starts a step. `batch` stays alive and unchanged until the matching Collect. At most
-  /// limits().max_steps_in_flight steps may be started and not collected. An error means
-  /// that nothing of the step was done and the backend is broken.
+  /// limits().max_steps_in_flight steps may be started and not collected.
+  /// INVALID_ARGUMENT: the ops refuse what some request of the batch asks for. Slots are
+  /// attached and detached as told, nothing is sampled, the step is not to be collected and the
+  /// backend goes on. Any other error: the backend is broken.
   virtual absl::Status Launch(const ForwardBatch& batch) = 0;
 
   /// Waits for the oldest started step. The result is valid until the next-but-one Collect.

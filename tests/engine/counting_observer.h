@@ -13,6 +13,7 @@
 namespace parallax {
 
 struct ObserverCounts {
+  int64_t accepted = 0;
   int64_t submitted = 0;
   int64_t refused = 0;
   int64_t started = 0;
@@ -33,6 +34,10 @@ struct ObserverCounts {
 
 class CountingObserver final : public EngineObserver {
  public:
+  void OnAccepted() override {
+    MutexLock lock(&mutex_);
+    ++counts_.accepted;
+  }
   void OnSubmitted(int32_t prompt_tokens) override {
     MutexLock lock(&mutex_);
     ++counts_.submitted;

@@ -53,6 +53,46 @@ TEST_F(EngineFailureTest, WhatNanWroteIsNotCached) {
   EXPECT_EQ(Run(MakeRequest(2, prompt)).choices[0].finish->cached_tokens, 0);
 }
 
+// What the ops refuse is the requests' doing, not the backend's.
+class RefusedStepTest : public EngineFailureTest, public ::testing::WithParamInterface<int32_t> {};
+
+TEST_P(RefusedStepTest, EndsItsRequestsAlone) {
+  limits.max_steps_in_flight = GetParam();
+  Start();
+  model->Hold();
+  Request first = MakeRequest(8);
+  Request refused = MakeRequest(100);
+  refused.sampling.n = 3;
+  refused.sampling.prompt_logprobs = 1;
+  model->Refuse(refused.sampling.seed);
+  const auto beside = Submit(std::move(first));
+  const auto bad = Submit(std::move(refused));
+  model->Release();
+  for (const auto& sink : {beside, bad}) {
+    const Recorded got = sink->Await();
+    EXPECT_EQ(got.violation, "");
+    EXPECT_EQ(got.choices[0].finish->reason, FinishReason::kError);
+    EXPECT_EQ(got.done->code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(std::string(got.done->message()), HasSubstr("refused as told"));
+  }
+  EXPECT_EQ(Run(MakeRequest(8)).done->code(), absl::StatusCode::kOk);
+  EXPECT_TRUE(engine->Stats().health.ok());
+  EXPECT_TRUE(engine->AwaitDrained(absl::InfiniteFuture()));
+  ExpectNothingHeld();
+}
+
+TEST_P(RefusedStepTest, KeepsNothingThatTheStepWrote) {
+  limits.max_steps_in_flight = GetParam();
+  Start();
+  const std::vector<int32_t> prompt(150, 20);
+  Request refused = MakeRequest(8, prompt);
+  model->Refuse(refused.sampling.seed);
+  EXPECT_EQ(Run(std::move(refused)).done->code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(Run(MakeRequest(2, prompt)).choices[0].finish->cached_tokens, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(StepsInFlight, RefusedStepTest, ::testing::Values(1, 2));
+
 class BackendFailureTest : public EngineFailureTest,
                            public ::testing::WithParamInterface<std::tuple<int32_t, bool>> {};
 

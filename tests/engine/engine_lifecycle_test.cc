@@ -271,6 +271,26 @@ TEST_F(EngineLifecycleTest, HungStepShowsInStatsAndBlocksNobody) {
   EXPECT_GT(engine->Stats().steps, 0u);
 }
 
+// On a CPU the launch is the step: its requests run from before it.
+TEST_F(EngineLifecycleTest, WhatALongLaunchRunsIsNotSeenWaiting) {
+  options.max_queued_requests = 1;
+  options.max_num_seqs = 1;
+  Start();
+  model->HoldInLaunch();
+  const auto running = Submit(MakeRequest());
+  model->AwaitHeld();
+  EXPECT_EQ(observer.Counts().gauges.requests_running, 1);
+  EXPECT_EQ(observer.Counts().gauges.requests_waiting, 0);
+  EXPECT_EQ(engine->Stats().gauges.requests_running, 1);
+  const auto waiting = Submit(MakeRequest());  // the first one's place is free
+  EXPECT_EQ(engine->Stats().gauges.requests_waiting, 1);
+  EXPECT_EQ(observer.Counts().accepted, 2);  // whoever watches need not wait for the step
+  EXPECT_EQ(Refusal(MakeRequest()).code(), absl::StatusCode::kResourceExhausted);
+  model->Release();
+  EXPECT_TRUE(running->Await().done->ok());
+  EXPECT_TRUE(waiting->Await().done->ok());
+}
+
 TEST_F(EngineLifecycleTest, AWaitAfterIdlenessIsNotAHang) {
   Start();
   absl::SleepFor(absl::Milliseconds(5));

@@ -30,9 +30,20 @@ void FakeModel::FailCollect(int64_t step) {
   fail_collect_ = step;
 }
 
+void FakeModel::Refuse(uint64_t seed) {
+  MutexLock lock(&mutex_);
+  refused_.insert(seed);
+}
+
 void FakeModel::Hold() {
   MutexLock lock(&mutex_);
   held_ = true;
+  allowed_ = 0;
+}
+
+void FakeModel::HoldInLaunch() {
+  MutexLock lock(&mutex_);
+  held_ = held_in_launch_ = true;
   allowed_ = 0;
 }
 
@@ -41,6 +52,16 @@ void FakeModel::Allow(int64_t steps) {
   allowed_ = steps;
   waiting_ = false;
   changed_.NotifyAll();
+}
+
+void FakeModel::AwaitAllowed() {
+  while (held_ && allowed_ == 0) {
+    waiting_ = true;
+    changed_.NotifyAll();
+    changed_.Wait(&mutex_);
+  }
+  waiting_ = false;
+  if (held_) --allowed_;
 }
 
 void FakeModel::AwaitHeld() {
@@ -84,6 +105,8 @@ absl::Status FakeModelRunner::Launch(const ForwardBatch& batch) {
     return absl::InternalError(wrong);
   }
   if (launched_ == model_->fail_launch_) return absl::InternalError("launch failed as told");
+  if (IsRefused(batch)) return absl::InvalidArgumentError("refused as told");
+  if (model_->held_in_launch_) model_->AwaitAllowed();
   StepResult& result = results_[launched_++ % results_.size()];
   result.Clear();
   result.step_id = batch.step_id;
@@ -96,13 +119,7 @@ absl::Status FakeModelRunner::Launch(const ForwardBatch& batch) {
 absl::StatusOr<const StepResult*> FakeModelRunner::Collect() {
   MutexLock lock(&model_->mutex_);
   if (launched_ == collected_) return absl::FailedPreconditionError("no step is in flight");
-  while (model_->held_ && model_->allowed_ == 0) {
-    model_->waiting_ = true;
-    model_->changed_.NotifyAll();
-    model_->changed_.Wait(&model_->mutex_);
-  }
-  model_->waiting_ = false;
-  if (model_->held_) --model_->allowed_;
+  if (!model_->held_in_launch_) model_->AwaitAllowed();
   if (collected_ == model_->fail_collect_) return absl::InternalError("collect failed as told");
   return &results_[collected_++ % results_.size()];
 }
@@ -141,6 +158,15 @@ std::string FakeModelRunner::CheckRows(const ForwardBatch& batch) const {
     }
   }
   return "";
+}
+
+// Called with the model's lock held by Launch.
+bool FakeModelRunner::IsRefused(const ForwardBatch& batch) const
+    PARALLAX_NO_THREAD_SAFETY_ANALYSIS {
+  for (const int32_t slot : batch.sequence_slots) {
+    if (model_->refused_.contains(slots_[slot].params->seed)) return true;
+  }
+  return false;
 }
 
 // Called with the model's lock held by Launch.

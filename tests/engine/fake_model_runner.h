@@ -43,13 +43,17 @@ class FakeModel {
   /// The launch (collection) of the step-th step from the start, 0 based, fails.
   void FailLaunch(int64_t step);
   void FailCollect(int64_t step);
+  /// The backend refuses to run steps with this request.
+  void Refuse(uint64_t seed);
 
   /// Collect waits from now on.
   void Hold();
+  /// Launch does, as on a CPU: there it is the whole step.
+  void HoldInLaunch();
   /// Lets `steps` more steps be collected.
   void Allow(int64_t steps);
   void Release() { Allow(std::numeric_limits<int64_t>::max() / 2); }
-  /// Waits until Collect is waiting.
+  /// Waits until a step is held.
   void AwaitHeld();
 
   std::vector<Step> steps() const;
@@ -62,14 +66,18 @@ class FakeModel {
  private:
   friend class FakeModelRunner;
 
+  void AwaitAllowed() PARALLAX_REQUIRES(mutex_);
+
   mutable Mutex mutex_;
   CondVar changed_;
   std::map<uint64_t, std::vector<int32_t>> scripts_ PARALLAX_GUARDED_BY(mutex_);
   std::set<std::pair<uint64_t, int32_t>> poisoned_samples_ PARALLAX_GUARDED_BY(mutex_);
   std::set<uint64_t> poisoned_prompts_ PARALLAX_GUARDED_BY(mutex_);
+  std::set<uint64_t> refused_ PARALLAX_GUARDED_BY(mutex_);
   int64_t fail_launch_ PARALLAX_GUARDED_BY(mutex_) = -1;
   int64_t fail_collect_ PARALLAX_GUARDED_BY(mutex_) = -1;
   bool held_ PARALLAX_GUARDED_BY(mutex_) = false;
+  bool held_in_launch_ PARALLAX_GUARDED_BY(mutex_) = false;
   int64_t allowed_ PARALLAX_GUARDED_BY(mutex_) = 0;
   bool waiting_ PARALLAX_GUARDED_BY(mutex_) = false;
   std::vector<Step> steps_ PARALLAX_GUARDED_BY(mutex_);
@@ -94,6 +102,7 @@ class FakeModelRunner final : public ModelRunner {
 
   std::string UpdateSlots(const ForwardBatch& batch);
   std::string CheckRows(const ForwardBatch& batch) const;
+  bool IsRefused(const ForwardBatch& batch) const;
   void Sample(const ForwardBatch& batch, StepResult* result);
   void ScorePrompts(const ForwardBatch& batch, StepResult* result);
   int32_t AppendTop(int32_t first_id, int32_t count, StepResult* result) const;

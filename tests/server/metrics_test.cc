@@ -91,6 +91,7 @@ TEST(ServerMetricsTest, TellsWhenItWasMade) {
 
 TEST(ServerMetricsTest, CountsWhatTheEngineReports) {
   ServerMetrics metrics("tiny");
+  for (int i = 0; i < 11; ++i) metrics.OnAccepted();
   metrics.OnSubmitted(10);
   metrics.OnSubmitted(20);
   metrics.OnRefused(absl::StatusCode::kResourceExhausted);
@@ -105,7 +106,7 @@ TEST(ServerMetricsTest, CountsWhatTheEngineReports) {
                   .prefix_cache_query_tokens = 30,
                   .prefix_cache_hit_tokens = 5});
   metrics.OnGauges(
-      {.requests_running = 2, .requests_waiting = 7, .pages_total = 8, .pages_used = 2});
+      {.requests_running = 2, .requests_waiting = 0, .pages_total = 8, .pages_used = 2});
   metrics.OnStarted({.queue = absl::Milliseconds(5), .prefill = absl::Milliseconds(7)});
   metrics.OnFinished(
       {.reason = FinishReason::kLength, .completion_tokens = 3, .e2e_latency = {}, .timings = {}});
@@ -124,6 +125,7 @@ TEST(ServerMetricsTest, CountsWhatTheEngineReports) {
   EXPECT_NEAR(Value(text, "parallax:request_prefill_time_seconds_sum" + labels), 7e-3, 1e-9);
   EXPECT_EQ(Value(text, "parallax:request_decode_time_seconds_count" + labels), 0);
   EXPECT_EQ(Value(text, "parallax:num_requests_running" + labels), 2);
+  // Eleven came, two ended, two run: also those that the engine has not seen yet wait.
   EXPECT_EQ(Value(text, "parallax:num_requests_waiting" + labels), 7);
   EXPECT_EQ(Value(text, "parallax:kv_cache_usage_perc" + labels), 0.25);
   EXPECT_EQ(Value(text, "parallax:step_tokens_sum" + labels), 12);

@@ -16,7 +16,7 @@ using testing::RunnerDriver;
 
 using CpuRunner = testing::ModelRunnerTest;
 
-TEST_F(CpuRunner, WhatKernelsThrowBecomesInternal) {
+TEST_F(CpuRunner, AStepThatTheOpsRefuseIsNotTheEndOfTheBackend) {
   const auto runner = MakeRunner();
   ForwardBatch batch;
   batch.step_id = 3;
@@ -29,9 +29,28 @@ TEST_F(CpuRunner, WhatKernelsThrowBecomesInternal) {
   batch.block_tables = {0};
   batch.block_table_stride = 1;
   const absl::Status status = runner->Launch(batch);
-  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("step 3"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("96"));
+
+  DrivenSequence sequence = Prompt(20);
+  const std::vector<int32_t> expected = Alone(sequence, 3);
+  RunnerDriver driver(*runner);
+  driver.Attach(sequence, 0);
+  driver.Generate(sequence, 3);
+  EXPECT_EQ(sequence.generated, expected);
+}
+
+TEST_F(CpuRunner, AStopTokenOutsideTheVocabularyIsRefused) {
+  const auto runner = MakeRunner();
+  DrivenSequence held = Prompt(20);
+  held.params.min_tokens = 2;
+  held.params.stop_token_ids = {kVocab};
+  RunnerDriver driver(*runner);
+  driver.Attach(held, 0);
+  driver.Add(held, 20);
+  EXPECT_EQ(runner->Launch(driver.batch()).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(runner->Collect().status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(CpuRunner, CollectFollowsLaunch) {
