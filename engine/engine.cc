@@ -138,6 +138,8 @@ class EngineImpl final : public Engine {
     absl::Status valid = ValidateRequest(request, limits().vocab_size, has_tokenizer);
     if (!valid.ok()) return valid;
     if (absl::Status fits = scheduler_.CheckFits(request); !fits.ok()) return fits;
+    // Asked here too, as what follows takes a pass over the prompt and memory for it.
+    if (absl::Status room = inbox_.CheckAccepts(request.id); !room.ok()) return room;
     return inbox_.Submit(std::make_unique<LiveRequest>(std::move(request), std::move(sink),
                                                        tokenizer_, absl::Now()));
   }

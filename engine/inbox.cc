@@ -38,7 +38,7 @@ Inbox::Inbox(int32_t max_queued_requests) : max_queued_requests_(max_queued_requ
 
 absl::Status Inbox::Submit(std::unique_ptr<LiveRequest> request) {
   MutexLock lock(&mutex_);
-  if (absl::Status s = CheckAccepts(request->id); !s.ok()) return s;
+  if (absl::Status s = CheckAcceptsLocked(request->id); !s.ok()) return s;
   LiveRequest* const live = request.get();
   if (counts_.live == 0) counts_.busy_since = live->submitted;
   registry_.emplace(live->id, Entry{.request = std::move(request)});
@@ -51,6 +51,11 @@ absl::Status Inbox::Submit(std::unique_ptr<LiveRequest> request) {
 }
 
 absl::Status Inbox::CheckAccepts(const std::string& id) const {
+  MutexLock lock(&mutex_);
+  return CheckAcceptsLocked(id);
+}
+
+absl::Status Inbox::CheckAcceptsLocked(const std::string& id) const {
   if (!refusal_.ok()) return refusal_;
   if (counts_.draining) {
     return absl::UnavailableError("the engine is draining: it finishes what it has");

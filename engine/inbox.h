@@ -4,7 +4,7 @@
 // them. Every queue is bounded: submissions by the queue limit, cancellations by the number
 // of live requests (one each, the first wins), flushes by the threads that wait for them.
 //
-// Thread safety: Submit, Cancel, CancelAll, BeginDrain, AwaitEmpty, FlushPrefixCache, Stop
+// Thread safety: Submit, CheckAccepts, Cancel, CancelAll, BeginDrain, AwaitEmpty, FlushPrefixCache, Stop
 // and Counts may be called from any thread; the rest from the engine thread only.
 #ifndef PARALLAX_ENGINE_INBOX_H_
 #define PARALLAX_ENGINE_INBOX_H_
@@ -58,6 +58,8 @@ class Inbox {
 
   /// UNAVAILABLE (draining or broken), ALREADY_EXISTS, or RESOURCE_EXHAUSTED with a retry hint.
   absl::Status Submit(std::unique_ptr<LiveRequest> request);
+  /// What Submit of a request with this id would say now.
+  absl::Status CheckAccepts(const std::string& id) const;
 
   /// Returns whether `id` is live (and, with `principal`, submitted by it).
   bool Cancel(std::string_view id, std::optional<std::string_view> principal, absl::Status status);
@@ -91,7 +93,7 @@ class Inbox {
     bool cancelled = false;
   };
 
-  absl::Status CheckAccepts(const std::string& id) const PARALLAX_REQUIRES(mutex_);
+  absl::Status CheckAcceptsLocked(const std::string& id) const PARALLAX_REQUIRES(mutex_);
   absl::Status QueueFull() const PARALLAX_REQUIRES(mutex_);
   void Enqueue(Entry* entry, absl::Status status) PARALLAX_REQUIRES(mutex_);
 

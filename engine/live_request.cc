@@ -17,10 +17,14 @@ LiveRequest::LiveRequest(Request r, std::shared_ptr<TokenSink> s, const Tokenize
   // Built once and copied: the copies share the stop strings' automaton.
   const ChoiceText text(tokenizer, request, &echo_text);
   choices.assign(request.sampling.n, Choice{.text = text});
-  if (!request.sampling.prompt_logprobs.has_value()) return;
-  prompt_logprobs.resize(request.prompt.size());
-  for (size_t i = 0; i < request.prompt.size(); ++i) {
-    prompt_logprobs[i].chosen = {.token = request.prompt[i],
+}
+
+void LiveRequest::PreparePromptLogprobs() {
+  if (!group->wants_prompt_logprobs() || !prompt_logprobs.empty()) return;
+  const std::vector<int32_t>& prompt = group->request.prompt;
+  prompt_logprobs.resize(prompt.size());
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    prompt_logprobs[i].chosen = {.token = prompt[i],
                                  .logprob = std::numeric_limits<float>::quiet_NaN()};
   }
 }

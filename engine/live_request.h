@@ -33,6 +33,10 @@ struct Choice {
 struct LiveRequest {
   LiveRequest(Request r, std::shared_ptr<TokenSink> s, const Tokenizer* tokenizer, absl::Time now);
 
+  /// Gives `prompt_logprobs` an entry a token, if it was asked for; a request that waits needs
+  /// none. No effect the second time. REQUIRES: taken in.
+  void PreparePromptLogprobs();
+
   /// Of `choice`, if it ended at `now`. REQUIRES: taken in.
   RequestTimings Timings(const Choice& choice, absl::Time now) const;
   /// For the observer. REQUIRES: ended.

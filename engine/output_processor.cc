@@ -95,6 +95,7 @@ void OutputProcessor::ProcessPromptLogprobs(const ScheduledBatch& batch, const S
     row += entry.num_targets;
     LiveRequest* const live = LiveRequestOf(*entry.sequence->group);
     if (entry.num_targets == 0 || live == nullptr || live->ended) continue;
+    live->PreparePromptLogprobs();
     for (int32_t i = 0; i < entry.num_targets && !live->ended; ++i) {
       const PromptLogprob& scored = result.prompt_logprobs[first_row + i];
       if (scored.nan_logits) {
@@ -142,6 +143,7 @@ bool OutputProcessor::KeepToken(Sequence* sequence, const SampledToken& sample,
 // The prompt is processed: the first token of the request (of all choices) is there.
 void OutputProcessor::Start(LiveRequest* live, absl::Time now) {
   live->started = true;
+  live->PreparePromptLogprobs();  // of a prompt of one token no position is scored
   observer_->OnStarted(live->Timings(live->choices.front(), now));
   const SequenceGroup& group = *live->group;
   OutputDelta echo = TakeEcho(live);

@@ -99,7 +99,8 @@ SlotState SamplerMemory::Attach(const SlotAttach& attach) {
         banned.size() * sizeof(int32_t));
   if (state.row.counts_tokens == 0) return state;
 
-  counter_.Reset(attach.prompt, attach.generated, attach.generated.size());
+  counter_.Reset(attach.prompt, attach.generated,
+                 attach.prompt.size() + attach.generated.size());
   const std::span<const TokenCount> counts = counter_.counts();
   const auto size = static_cast<int32_t>(counts.size());
   Write(counts_.data() + attach.slot * CountBytesPerSlot(options_), counts.data(),

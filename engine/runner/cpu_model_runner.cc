@@ -106,6 +106,8 @@ absl::Status CpuModelRunner::Allocate() {
   const size_t logits_bytes = sizeof(float) * options_.max_num_seqs * config_.vocab_size;
   const size_t slice_bytes = sizeof(float) * kLogprobRows * kLogprobColumns;
   const size_t sample_bytes = kernels::SampleWorkspaceBytes(config_.vocab_size, stream_);
+  const size_t most_counted = MostCounted(options_.max_context_tokens);
+  const size_t count_bytes = TokenCounter::BytesFor(most_counted) * options_.max_num_seqs;
 
   KvCacheView layout;
   layout.dtype = options_.kv_cache_dtype;
@@ -116,8 +118,9 @@ absl::Status CpuModelRunner::Allocate() {
       .budget_bytes = options_.memory_budget_bytes,
       .num_pages = options_.num_pages,
       .weight_bytes = weights_->weight_bytes,
-      .activation_bytes = memory.activations + memory.rope_table +
-                          static_cast<int64_t>(logits_bytes + slice_bytes + sample_bytes),
+      .activation_bytes =
+          memory.activations + memory.rope_table +
+          static_cast<int64_t>(logits_bytes + slice_bytes + sample_bytes + count_bytes),
       .probe_state_bytes = memory.probe_states,
       .page_bytes = limits_.page_bytes,
       .max_context_tokens = options_.max_context_tokens,
@@ -146,8 +149,14 @@ absl::Status CpuModelRunner::Allocate() {
     caches_.push_back(layout);
   }
   slots_.resize(options_.max_num_seqs);
+  for (Slot& slot : slots_) slot.counter.Reserve(most_counted);
   logprob_states_.resize(kLogprobRows);
   return absl::OkStatus();
+}
+
+// Different tokens that a sequence of this many can have.
+size_t CpuModelRunner::MostCounted(size_t tokens) const {
+  return std::min(tokens, static_cast<size_t>(config_.vocab_size));
 }
 
 void CpuModelRunner::Describe() {
@@ -224,7 +233,8 @@ void CpuModelRunner::Attach(const SlotAttach& attach) {
   slot.last_token = attach.generated.empty() ? kTokenFromSlot : attach.generated.back();
   slot.counts_tokens = params.HasPenalties();
   if (slot.counts_tokens) {
-    slot.counter.Reset(attach.prompt, attach.generated, static_cast<size_t>(params.max_tokens));
+    slot.counter.Reset(attach.prompt, attach.generated,
+                       MostCounted(attach.prompt.size() + static_cast<size_t>(params.max_tokens)));
   } else {
     slot.counter.Clear();
   }

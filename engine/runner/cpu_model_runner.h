@@ -84,6 +84,7 @@ class CpuModelRunner final : public ModelRunner {
                  const CpuModelRunnerOptions& options, std::unique_ptr<kernels::ThreadPool> pool);
 
   absl::Status Allocate();
+  size_t MostCounted(size_t tokens) const;
   void Describe();
 
   void UpdateSlots(const ForwardBatch& batch);

@@ -3,13 +3,28 @@
 #include <bit>
 
 namespace parallax {
+namespace {
+
+// At most half full, so that a probe is short.
+size_t TableSize(size_t distinct_tokens) { return std::bit_ceil(2 * distinct_tokens + 2); }
+
+}  // namespace
+
+size_t TokenCounter::BytesFor(size_t distinct_tokens) {
+  return distinct_tokens * sizeof(kernels::TokenCount) +
+         TableSize(distinct_tokens) * sizeof(int32_t);
+}
+
+void TokenCounter::Reserve(size_t distinct_tokens) {
+  counts_.reserve(distinct_tokens);
+  table_.reserve(TableSize(distinct_tokens));
+}
 
 void TokenCounter::Reset(std::span<const int32_t> prompt, std::span<const int32_t> generated,
-                         size_t max_output_tokens) {
-  const size_t most_entries = prompt.size() + max_output_tokens;
+                         size_t distinct_tokens) {
   Clear();
-  counts_.reserve(most_entries);
-  table_.assign(std::bit_ceil(2 * most_entries + 2), -1);
+  counts_.reserve(distinct_tokens);
+  table_.assign(TableSize(distinct_tokens), -1);
   for (const int32_t token : prompt) Entry(token);
   for (const int32_t token : generated) AddOutput(token);
 }

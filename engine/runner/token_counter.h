@@ -1,7 +1,7 @@
 // Counts of the tokens in one sequence's prompt and output: what the sampler's penalties read.
 //
 // Open addressing over a dense list, so that the sampler gets a contiguous span and a step
-// costs O(1). Reset allocates (once a request); AddOutput does not.
+// costs O(1). Reset allocates unless Reserve did; AddOutput never does.
 //
 // Thread safety: none; owned by a model runner's slot.
 #ifndef PARALLAX_ENGINE_RUNNER_TOKEN_COUNTER_H_
@@ -18,10 +18,15 @@ namespace parallax {
 
 class TokenCounter {
  public:
-  /// Starts over with these tokens; at most `max_output_tokens` outputs in all (those in
-  /// `generated` included) may be counted.
+  /// Memory of a counter for this many distinct tokens.
+  static size_t BytesFor(size_t distinct_tokens);
+  /// Takes that memory now. It is not touched before it is needed.
+  void Reserve(size_t distinct_tokens);
+
+  /// Starts over with these tokens. REQUIRES: never more than `distinct_tokens` different ones,
+  /// outputs to come included.
   void Reset(std::span<const int32_t> prompt, std::span<const int32_t> generated,
-             size_t max_output_tokens);
+             size_t distinct_tokens);
   void AddOutput(int32_t token) { ++Entry(token).output_count; }
   void Clear();
 

@@ -1,5 +1,6 @@
 #include "engine/runner/token_counter.h"
 
+#include <algorithm>
 #include <map>
 #include <random>
 #include <vector>
@@ -25,7 +26,8 @@ TEST(TokenCounter, CountsLikeAMap) {
     const std::vector<int32_t> prompt = draw(100);
     const std::vector<int32_t> generated = draw(50);
     const std::vector<int32_t> more = draw(50);
-    counter.Reset(prompt, generated, generated.size() + more.size());
+    const size_t tokens = prompt.size() + generated.size() + more.size();
+    counter.Reset(prompt, generated, std::min(tokens, static_cast<size_t>(vocab)));
     for (const int32_t token : more) counter.AddOutput(token);
 
     std::map<int32_t, int32_t> expected;
@@ -38,6 +40,21 @@ TEST(TokenCounter, CountsLikeAMap) {
       ASSERT_EQ(entry.output_count, expected[entry.token]);
     }
   }
+}
+
+// A step allocates nothing: all of it is there from the start.
+TEST(TokenCounter, StaysWhereItWasReserved) {
+  const std::vector<int32_t> prompt = {5, 6, 7};
+  TokenCounter counter;
+  counter.Reserve(200);
+  counter.Reset(prompt, {}, 10);
+  const kernels::TokenCount* const place = counter.counts().data();
+  std::vector<int32_t> many(200);
+  for (int32_t i = 0; i < 200; ++i) many[i] = i;
+  counter.Reset(prompt, many, 200);
+  EXPECT_EQ(counter.counts().size(), 200u);
+  EXPECT_EQ(counter.counts().data(), place);
+  EXPECT_GE(TokenCounter::BytesFor(200), 200 * (sizeof(kernels::TokenCount) + sizeof(int32_t)));
 }
 
 }  // namespace
