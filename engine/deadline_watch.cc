@@ -8,7 +8,8 @@ namespace {
 // The first steps of a process are slow; the fastest of this many is worth believing.
 constexpr int32_t kEnoughChunks = 8;
 // Each drop lowers the bound a little, so that one measured while the machine was busy does
-// not turn requests away for good.
+// not turn requests away for good; each measurement after it that finds none faster raises it
+// again.
 constexpr double kDoubt = 0.9;
 
 }  // namespace
@@ -38,6 +39,7 @@ void DeadlineWatch::NoteStep(int32_t rows, absl::Duration duration) {
   if (rows > max_chunk_ || rows < (max_chunk_ + 1) / 2) return;
   chunks_seen_ = std::min(chunks_seen_ + 1, kEnoughChunks);
   fastest_chunk_ = std::min(fastest_chunk_, duration);
+  trust_ = std::min(trust_ / kDoubt, 1.0);
 }
 
 std::optional<DeadlineWatch::Expiry> DeadlineWatch::Next(absl::Time now) {
@@ -48,8 +50,8 @@ std::optional<DeadlineWatch::Expiry> DeadlineWatch::Next(absl::Time now) {
     if (kind != Kind::kHopeless) return Expiry{request, kind};
     if (!request->queued) continue;
     // The bound may have fallen since the moment was computed.
-    if (now + ShortestPrefill(request->group->request) > request->group->request.deadline) {
-      fastest_chunk_ *= kDoubt;
+    if (now + ShortestPrefill(request->group->request) >= request->group->request.deadline) {
+      trust_ *= kDoubt;
       return Expiry{request, kind};
     }
     WatchHopeless(request);
@@ -60,7 +62,7 @@ std::optional<DeadlineWatch::Expiry> DeadlineWatch::Next(absl::Time now) {
 absl::Duration DeadlineWatch::ShortestPrefill(const Request& request) const {
   const bool takes_hits = prefix_cache_ && !request.sampling.prompt_logprobs.has_value();
   if (takes_hits || chunks_seen_ < kEnoughChunks) return absl::ZeroDuration();
-  return fastest_chunk_ * (static_cast<int64_t>(request.prompt.size()) / max_chunk_);
+  return fastest_chunk_ * trust_ * (static_cast<int64_t>(request.prompt.size()) / max_chunk_);
 }
 
 void DeadlineWatch::WatchHopeless(LiveRequest* request) {

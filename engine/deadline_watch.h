@@ -41,7 +41,7 @@ class DeadlineWatch {
   void Add(LiveRequest* request);
   void Remove(LiveRequest* request);
 
-  /// A step of `rows` token rows took `duration`.
+  /// A step of `rows` token rows took `duration`, on a steady clock.
   void NoteStep(int32_t rows, absl::Duration duration);
 
   /// A request whose time is up at `now`; call until there is none. Each moment is reported
@@ -58,6 +58,7 @@ class DeadlineWatch {
   const bool prefix_cache_;
   int32_t chunks_seen_ = 0;
   absl::Duration fastest_chunk_ = absl::InfiniteDuration();
+  double trust_ = 1.0;  // in it: how much of it is counted
   std::set<Entry> entries_;
 };
 

@@ -110,5 +110,29 @@ TEST_F(DeadlineWatchTest, EachDropLowersTheBound) {
   EXPECT_FALSE(watch.Next(kStart + absl::Milliseconds(905)).has_value());
 }
 
+TEST_F(DeadlineWatchTest, GivesUpAtTheVeryMoment) {
+  DeadlineWatch watch(kChunk, /*prefix_cache=*/false);
+  Measure(&watch, absl::Milliseconds(10));
+  Add(&watch, 10 * kChunk, absl::Seconds(1));
+  const auto expiry = watch.Next(kStart + absl::Milliseconds(900));
+  ASSERT_TRUE(expiry.has_value());
+  EXPECT_EQ(expiry->kind, DeadlineWatch::Kind::kHopeless);
+}
+
+TEST_F(DeadlineWatchTest, MeasurementsRestoreTheBoundAfterManyDrops) {
+  DeadlineWatch watch(kChunk, /*prefix_cache=*/false);
+  Measure(&watch, absl::Milliseconds(10));
+  for (int i = 0; i < 200; ++i) {
+    Add(&watch, 10 * kChunk, absl::Seconds(1));
+    while (watch.Next(kStart + absl::Seconds(2)).has_value()) {
+    }
+  }
+  Add(&watch, 10 * kChunk, absl::Seconds(1));
+  EXPECT_FALSE(watch.Next(kStart + absl::Milliseconds(905)).has_value());
+  for (int i = 0; i < 250; ++i) watch.NoteStep(kChunk, absl::Milliseconds(12));
+  Add(&watch, 10 * kChunk, absl::Seconds(1));
+  EXPECT_TRUE(watch.Next(kStart + absl::Milliseconds(905)).has_value());
+}
+
 }  // namespace
 }  // namespace parallax
