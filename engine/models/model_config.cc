@@ -336,6 +336,7 @@ absl::StatusOr<GenerationDefaults> ParseGenerationDefaults(std::string_view json
   defaults.temperature = number("temperature", 0, 100);
   if (!reader.Boolean("do_sample", true)) defaults.temperature = 0.0f;
   defaults.top_p = number("top_p", 0, 1);
+  if (defaults.top_p == 0.0f) reader.Refuse("top_p", "must be above 0");
   defaults.min_p = number("min_p", 0, 1);
   defaults.repetition_penalty = number("repetition_penalty", 1e-3, 10);
   if (const auto top_k = reader.OptionalInteger("top_k", 0, INT32_MAX)) {

@@ -296,6 +296,9 @@ TEST(GenerationDefaults, NoSamplingMeansGreedy) {
 TEST(GenerationDefaults, RefusesByName) {
   for (const auto& [text, message] : {std::pair{R"({"temperature": -1})", "temperature = -1"},
                                       {R"({"top_p": 2})", "top_p = 2"},
+                                      {R"({"top_p": 0})", "top_p = 0: must be above 0"},
+                                      {R"({"top_p": 1e-60})", "top_p = 1e-60: must be above 0"},
+                                      {R"({"repetition_penalty": 0})", "repetition_penalty = 0"},
                                       {R"({"eos_token_id": 9})", "eos_token_id = 9"}}) {
     const auto parsed = ParseGenerationDefaults(text, 9);
     ASSERT_FALSE(parsed.ok()) << text;
