@@ -117,6 +117,11 @@ bool OutputProcessor::KeepToken(Sequence* sequence, const SampledToken& sample,
     Fail(live, "the model produced NaN logits", now);
     return false;
   }
+  if (sample.no_token_left) {  // what the request asked for; what the model wrote is good
+    End(live, FinishReason::kError,
+        absl::InvalidArgumentError("min_tokens: every token is held back as a stop"), now);
+    return false;
+  }
   if (!live->started) Start(live, now);
   Choice* const choice = &live->choices[sequence->choice];
   const SamplingParams& params = sequence->group->request.sampling;
@@ -227,7 +232,9 @@ void OutputProcessor::Fail(LiveRequest* live, std::string_view what, absl::Time 
   if (live->ended) return;
   scheduler_->FinishGroupUncached(live->group);
   End(live, FinishReason::kError,
-      absl::InternalError(absl::StrCat(absl::string_view(what.data(), what.size()), " in request \"", live->id, "\"")), now);
+      absl::InternalError(absl::StrCat(absl::string_view(what.data(), what.size()),
+                                       " in request \"", live->id, "\"")),
+      now);
 }
 
 void OutputProcessor::NoteEnded(LiveRequest* live, absl::Status status) {

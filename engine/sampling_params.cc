@@ -30,8 +30,9 @@ absl::Status CheckDistribution(const SamplingParams& p) {
   }
   if (!(p.top_p > 0.0f && p.top_p <= 1.0f)) return Outside("top_p", p.top_p, "(0, 1]");
   if (!(p.min_p >= 0.0f && p.min_p <= 1.0f)) return Outside("min_p", p.min_p, "[0, 1]");
-  if (!(p.repetition_penalty > 0.0f && p.repetition_penalty <= 10.0f)) {
-    return Outside("repetition_penalty", p.repetition_penalty, "(0, 10]");
+  if (!(p.repetition_penalty >= SamplingParams::kMinRepetitionPenalty &&
+        p.repetition_penalty <= 10.0f)) {
+    return Outside("repetition_penalty", p.repetition_penalty, "[0.001, 10]");
   }
   if (!(p.presence_penalty >= -2.0f && p.presence_penalty <= 2.0f)) {
     return Outside("presence_penalty", p.presence_penalty, "[-2, 2]");

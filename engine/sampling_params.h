@@ -23,13 +23,15 @@ struct SamplingParams {
   static constexpr int kMaxStopTokens = 64;
   static constexpr int kMaxLogitBias = 1024;
   static constexpr int kMaxChoices = 64;
+  // Below it, dividing a logit by the penalty may overflow.
+  static constexpr float kMinRepetitionPenalty = 1e-3f;
 
   // Distribution. temperature 0 is greedy: the highest logit, the lowest id on ties.
   float temperature = 1.0f;                           // [0, 100]
   int32_t top_k = 0;                                  // 0 = off; else >= 1
   float top_p = 1.0f;                                 // (0, 1]
   float min_p = 0.0f;                                 // [0, 1]
-  float repetition_penalty = 1.0f;                    // (0, 10]; over prompt and output tokens
+  float repetition_penalty = 1.0f;                    // [0.001, 10]; over prompt and output tokens
   float presence_penalty = 0.0f;                      // [-2, 2]; over output tokens
   float frequency_penalty = 0.0f;                     // [-2, 2]; over output tokens
   std::vector<std::pair<int32_t, float>> logit_bias;  // unique ids; bias in [-100, 100]

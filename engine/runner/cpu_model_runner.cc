@@ -363,9 +363,8 @@ void CpuModelRunner::SampleTokens(const ForwardBatch& batch, StepResult& result)
   for (size_t i = 0; i < batch.samples.size(); ++i) {
     const kernels::SampleResult& sampled = sample_results_[i];
     if (sampled.status != kernels::SampleStatus::kOk) {
-      // No token can be drawn, whether from NaN or because every id was banned: for the engine
-      // the row is broken either way.
-      result.samples.push_back({.nan_logits = true});
+      const bool banned = sampled.status == kernels::SampleStatus::kNoTokenLeft;
+      result.samples.push_back({.nan_logits = !banned, .no_token_left = banned});
       continue;
     }
     Slot& slot = slots_[batch.samples[i].slot];

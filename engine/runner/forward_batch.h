@@ -92,7 +92,8 @@ struct ForwardBatch {
 /// One sampled token. Log-probabilities are of the raw distribution.
 struct SampledToken {
   int32_t token = 0;
-  bool nan_logits = false;  // the row held NaN: `token` is meaningless
+  bool nan_logits = false;     // the row held NaN: `token` is meaningless
+  bool no_token_left = false;  // bans and masks left none: likewise
   float logprob = 0.0f;
   int32_t top_begin = 0;  // into StepResult::top_ids / top_logprobs
   int32_t top_count = 0;

@@ -53,6 +53,18 @@ TEST_F(EngineFailureTest, WhatNanWroteIsNotCached) {
   EXPECT_EQ(Run(MakeRequest(2, prompt)).choices[0].finish->cached_tokens, 0);
 }
 
+// The request's own doing: no failure of the server's, and nothing wrong with its pages.
+TEST_F(EngineFailureTest, ARequestThatLeavesNoTokenEndsAsInvalid) {
+  Start();
+  const std::vector<int32_t> prompt(150, 20);
+  Request banned = MakeRequest(8, prompt);
+  model->BanSample(banned.sampling.seed, 2);
+  const Recorded got = Run(std::move(banned));
+  EXPECT_EQ(got.done->code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(got.choices[0].token_ids.size(), 2u);
+  EXPECT_GT(Run(MakeRequest(2, prompt)).choices[0].finish->cached_tokens, 0);
+}
+
 // What the ops refuse is the requests' doing, not the backend's.
 class RefusedStepTest : public EngineFailureTest, public ::testing::WithParamInterface<int32_t> {};
 

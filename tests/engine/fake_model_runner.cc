@@ -15,6 +15,11 @@ void FakeModel::PoisonSample(uint64_t seed, int32_t position) {
   poisoned_samples_.emplace(seed, position);
 }
 
+void FakeModel::BanSample(uint64_t seed, int32_t position) {
+  MutexLock lock(&mutex_);
+  banned_samples_.emplace(seed, position);
+}
+
 void FakeModel::PoisonPrompt(uint64_t seed) {
   MutexLock lock(&mutex_);
   poisoned_prompts_.insert(seed);
@@ -186,6 +191,7 @@ void FakeModelRunner::Sample(const ForwardBatch& batch,
     result->samples.push_back(
         {.token = token,
          .nan_logits = model_->poisoned_samples_.contains({seed, task.output_position}),
+         .no_token_left = model_->banned_samples_.contains({seed, task.output_position}),
          .logprob = FakeModel::LogprobOf(token),
          .top_begin = AppendTop(token, top_count, result),
          .top_count = top_count});

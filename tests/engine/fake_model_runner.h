@@ -38,7 +38,9 @@ class FakeModel {
   void Script(uint64_t seed, std::vector<int32_t> tokens);
   /// The logits of this output position hold NaN.
   void PoisonSample(uint64_t seed, int32_t position);
-  /// So do those that score this request's prompt.
+  /// No token is left to sample there.
+  void BanSample(uint64_t seed, int32_t position);
+  /// NaN in those that score this request's prompt.
   void PoisonPrompt(uint64_t seed);
   /// The launch (collection) of the step-th step from the start, 0 based, fails.
   void FailLaunch(int64_t step);
@@ -72,6 +74,7 @@ class FakeModel {
   CondVar changed_;
   std::map<uint64_t, std::vector<int32_t>> scripts_ PARALLAX_GUARDED_BY(mutex_);
   std::set<std::pair<uint64_t, int32_t>> poisoned_samples_ PARALLAX_GUARDED_BY(mutex_);
+  std::set<std::pair<uint64_t, int32_t>> banned_samples_ PARALLAX_GUARDED_BY(mutex_);
   std::set<uint64_t> poisoned_prompts_ PARALLAX_GUARDED_BY(mutex_);
   std::set<uint64_t> refused_ PARALLAX_GUARDED_BY(mutex_);
   int64_t fail_launch_ PARALLAX_GUARDED_BY(mutex_) = -1;

@@ -53,6 +53,21 @@ TEST_F(CpuRunner, AStopTokenOutsideTheVocabularyIsRefused) {
   EXPECT_EQ(runner->Collect().status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
+TEST_F(CpuRunner, TellsNoTokenLeftFromNan) {
+  ModelRunnerOptions options = Options();
+  for (int32_t id = 64; id < kVocab; ++id) options.eos_token_ids.push_back(id);
+  const auto runner = MakeRunner(options);
+  DrivenSequence held = Prompt(20);
+  held.params.min_tokens = 2;
+  for (int32_t id = 0; id < 64; ++id) held.params.stop_token_ids.push_back(id);
+  RunnerDriver driver(*runner);
+  driver.Attach(held, 0);
+  driver.Add(held, 20);
+  const StepResult result = driver.Step();
+  EXPECT_TRUE(result.samples[0].no_token_left);
+  EXPECT_FALSE(result.samples[0].nan_logits);
+}
+
 TEST_F(CpuRunner, CollectFollowsLaunch) {
   const auto runner = MakeRunner();
   EXPECT_EQ(runner->Collect().status().code(), absl::StatusCode::kFailedPrecondition);
