@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <new>
 #include <string>
 #include <thread>
 #include <utility>
@@ -163,8 +164,14 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
                                                        EngineObserver* observer) {
   const auto scheduler_options = ResolveOptions(options, runner->limits());
   if (!scheduler_options.ok()) return scheduler_options.status();
-  return std::make_unique<EngineImpl>(options, *scheduler_options, std::move(runner), tokenizer,
-                                      observer);
+  const int32_t pages = scheduler_options->num_pages;
+  try {
+    return std::make_unique<EngineImpl>(options, *scheduler_options, std::move(runner), tokenizer,
+                                        observer);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("out of memory for the tables of ", pages, " KV pages: lower their number"));
+  }
 }
 
 }  // namespace parallax

@@ -14,8 +14,8 @@ inline constexpr int kPageTokens = 64;
 inline constexpr int32_t kNoPage = -1;
 
 /// Pages that `tokens` tokens from position 0 take.
-constexpr int32_t PagesForTokens(int32_t tokens) {
-  return (tokens + kPageTokens - 1) / kPageTokens;
+constexpr int32_t PagesForTokens(int64_t tokens) {
+  return static_cast<int32_t>((tokens + kPageTokens - 1) / kPageTokens);
 }
 
 /// Copy-on-write: copy a whole page in every layer, before the step's KV writes.

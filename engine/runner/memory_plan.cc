@@ -10,7 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "engine/runner/forward_batch.h"
+#include "engine/kv_cache/page.h"
 
 namespace parallax {
 
@@ -59,7 +59,7 @@ std::optional<int64_t> ReadNumber(const char* path) {
 }  // namespace
 
 absl::StatusOr<int32_t> PlanKvPages(const MemoryPlanRequest& request) {
-  const int64_t pages_per_sequence = (request.max_context_tokens + kPageTokens - 1) / kPageTokens;
+  const int64_t pages_per_sequence = PagesForTokens(request.max_context_tokens);
   if (request.num_pages > 0) return CheckGivenPages(request, pages_per_sequence);
   const int64_t left = request.budget_bytes - FixedBytes(request);
   if (left < pages_per_sequence * request.page_bytes) {

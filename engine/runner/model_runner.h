@@ -17,6 +17,11 @@
 
 namespace parallax {
 
+// More tokens of context, or pages, than any machine serves; their products stay far from
+// overflow.
+inline constexpr int32_t kMostContextTokens = 1 << 28;
+inline constexpr int32_t kMostPages = 1 << 28;
+
 /// What a batch may ask of the backend; fixed at creation.
 struct RunnerLimits {
   int32_t vocab_size = 0;              // logits columns

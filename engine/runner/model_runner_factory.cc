@@ -44,8 +44,8 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
 absl::Status CheckEosIds(const std::vector<int32_t>& ids, int64_t vocab_size) {
   for (const int32_t id : ids) {
     if (id >= 0 && id < vocab_size) continue;
-    return absl::InvalidArgumentError(absl::StrCat(
-        "eos_token_ids: ", id, " is outside the vocabulary [0, ", vocab_size, ")"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("eos_token_ids: ", id, " is outside the vocabulary [0, ", vocab_size, ")"));
   }
   return absl::OkStatus();
 }
@@ -78,6 +78,11 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const ModelRunnerOption
 absl::StatusOr<int32_t> MaxContextTokens(const ModelRunnerOptions& options,
                                          const ModelConfig& config) {
   const int64_t limit = config.max_position_embeddings;
+  if (options.max_model_len > kMostContextTokens || options.num_kv_pages > kMostPages) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "max_model_len = ", options.max_model_len, ", num_kv_pages = ", options.num_kv_pages,
+        ": at most ", kMostContextTokens, " and ", kMostPages, " can be served"));
+  }
   if (options.max_model_len < 0 || (limit > 0 && options.max_model_len > limit)) {
     return absl::InvalidArgumentError(absl::StrCat("max_model_len = ", options.max_model_len,
                                                    ": the checkpoint's max_position_embeddings is ",

@@ -30,11 +30,11 @@ absl::StatusOr<std::unique_ptr<NullModelRunner>> NullModelRunner::Create(
   for (const absl::Status& status :
        {CheckRange("vocab_size", options.vocab_size, 1, INT32_MAX),
         CheckRange("first_token", options.first_token, 0, options.vocab_size - 1),
-        CheckRange("max_context_tokens", options.max_context_tokens, 1, INT32_MAX),
-        CheckRange("sliding_window", options.sliding_window, 0, INT32_MAX),
+        CheckRange("max_context_tokens", options.max_context_tokens, 1, kMostContextTokens),
+        CheckRange("sliding_window", options.sliding_window, 0, kMostContextTokens),
         CheckRange("max_num_seqs", options.max_num_seqs, 1, 1 << 20),
-        CheckRange("max_num_batched_tokens", options.max_num_batched_tokens, 1, INT32_MAX),
-        CheckRange("num_pages", options.num_pages, 1, INT32_MAX),
+        CheckRange("max_num_batched_tokens", options.max_num_batched_tokens, 1, kMostContextTokens),
+        CheckRange("num_pages", options.num_pages, 1, kMostPages),
         CheckRange("max_steps_in_flight", options.max_steps_in_flight, 1, 16)}) {
     if (!status.ok()) return status;
   }

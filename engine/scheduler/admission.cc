@@ -11,6 +11,10 @@ namespace {
 // pool: else what was just preempted comes back at once and is preempted again.
 constexpr int32_t kGrowthDivisor = 32;
 
+// Room for output that a sequence takes with its slot, so that its steps allocate nothing: more
+// than anybody generates, and not what an absurd max_tokens asks for.
+constexpr int32_t kReservedOutput = 1 << 17;
+
 }  // namespace
 
 // Strictly in order: the head that finds no room keeps everybody behind it waiting.
@@ -109,9 +113,10 @@ void Scheduler::Impl::AttachSlot(Sequence* sequence) {
   sequence->slot = free_slots_.back();
   free_slots_.pop_back();
   sequence->TakePrompt();
-  const int32_t most_tokens = sequence->num_prompt + sequence->group->request.sampling.max_tokens;
-  sequence->tokens.reserve(static_cast<size_t>(most_tokens));
-  sequence->block_table.Reserve(PagesForTokens(most_tokens));
+  const int32_t output = std::min(sequence->group->request.sampling.max_tokens, kReservedOutput);
+  const int64_t tokens = int64_t{sequence->num_prompt} + output;
+  sequence->tokens.reserve(static_cast<size_t>(tokens));
+  sequence->block_table.Reserve(PagesForTokens(tokens));
   batch_->attached.push_back(sequence);
 }
 

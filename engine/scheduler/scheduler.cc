@@ -22,7 +22,7 @@ int32_t WindowPages(const SchedulerOptions& options) {
   if (options.sliding_window == 0) {
     return 0;
   }
-  return PagesForTokens(options.sliding_window - 1 + MaxChunk(options)) + 1;
+  return PagesForTokens(int64_t{options.sliding_window} - 1 + MaxChunk(options)) + 1;
 }
 
 std::string PrefixRoot(const Request& request, uint64_t weights_version) {
@@ -63,7 +63,7 @@ absl::Status Scheduler::Impl::CheckFits(const Request& request) const {
     return absl::InvalidArgumentError(absl::StrFormat("n: %d choices, but at most %d run at once",
                                                       request.sampling.n, options_.max_num_seqs));
   }
-  int32_t pages = PagesForTokens(static_cast<int32_t>(total - 1));  // the last is never written
+  int32_t pages = PagesForTokens(total - 1);  // the last is never written
   if (window_pages_ > 0) {
     pages = std::min(pages, window_pages_);
   }

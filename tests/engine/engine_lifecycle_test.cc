@@ -1,7 +1,9 @@
 // How requests come and go: refusals, cancellation, deadlines, drain, shutdown, liveness.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <cstdlib>
 #include <optional>
 
 #include "absl/time/clock.h"
@@ -52,6 +54,21 @@ TEST_F(EngineLifecycleTest, RefusesOptionsBeyondTheBackend) {
   const auto created = Engine::Create(options, std::move(runner), nullptr, nullptr);
   EXPECT_EQ(created.status().message(), "max_num_seqs: 9 is outside [0, 8], the backend's limit");
 }
+
+// Sanitizers need more address space than this test gives.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST_F(EngineLifecycleTest, TooManyPagesForTheHostsMemoryAreAnError) {
+  limits.num_pages = kMostPages;
+  const auto create = [&] {
+    const rlimit most{.rlim_cur = rlim_t{1} << 30, .rlim_max = rlim_t{1} << 30};
+    setrlimit(RLIMIT_AS, &most);
+    auto runner = std::make_unique<FakeModelRunner>(limits, model);
+    const auto created = Engine::Create(options, std::move(runner), nullptr, nullptr);
+    std::exit(created.status().code() == absl::StatusCode::kResourceExhausted ? 0 : 1);
+  };
+  EXPECT_EXIT(create(), ::testing::ExitedWithCode(0), "");
+}
+#endif
 
 TEST_F(EngineLifecycleTest, LiveIdIsRefusedAndFreeAgainAfterwards) {
   Start();

@@ -93,6 +93,8 @@ TEST_F(Factory, RefusesOptionsByName) {
        "eos_token_ids: 97 is outside the vocabulary [0, 97)"},
       {[](ModelRunnerOptions& o) { o.num_kv_pages = 3; }, "3 KV pages cannot hold"},
       {[](ModelRunnerOptions& o) { o.max_model_len = -1; }, "max_model_len = -1"},
+      {[](ModelRunnerOptions& o) { o.max_model_len = INT32_MAX; }, "max_model_len = 2147483647"},
+      {[](ModelRunnerOptions& o) { o.num_kv_pages = 1 << 30; }, "num_kv_pages = 1073741824"},
   };
   for (const auto& [change, message] : cases) {
     ModelRunnerOptions changed = options_;
@@ -122,6 +124,8 @@ TEST_F(Factory, NullModel) {
   ASSERT_TRUE(runner.ok()) << runner.status();
   EXPECT_EQ((*runner)->description().name, "null");
   EXPECT_EQ((*runner)->limits().max_context_tokens, 256);
+  options_.num_kv_pages = 1 << 30;
+  EXPECT_THAT(std::string(Refusal().message()), HasSubstr("num_pages = 1073741824"));
 }
 
 TEST_F(Factory, GenerationConfigNamesTheStopTokens) {

@@ -234,6 +234,25 @@ TEST(SchedulerTest, AGroupThatEndsBeforeItsForkEndsAsAWhole) {
   EXPECT_THAT(harness.Step().detached_slots, SizeIs(3));
 }
 
+TEST(SchedulerTest, RefusesWhatNoPagesHoldHoweverLongTheContext) {
+  static_assert(PagesForTokens(INT32_MAX) == 1 << 25);
+  SchedulerOptions options = SchedulerHarness::Options();
+  options.max_context_tokens = INT32_MAX;
+  const Scheduler scheduler(options);
+  const Request request = SchedulerHarness::MakeRequest(Tokens(5), INT32_MAX - 5);
+  EXPECT_EQ(scheduler.CheckFits(request).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(SchedulerTest, AnAbsurdMaxTokensTakesNoMemoryUpFront) {
+  SchedulerOptions options = SchedulerHarness::Options();
+  options.num_pages = 1 << 19;
+  options.max_context_tokens = 1 << 25;
+  SchedulerHarness harness(options);
+  SequenceGroup* group = harness.Add(Tokens(5), (1 << 25) - 5);
+  harness.Step();
+  EXPECT_LT(First(group).tokens.capacity(), size_t{1} << 20);
+}
+
 // A queue of long prompts with many choices must cost a prompt each, also when it is dropped.
 TEST(SchedulerTest, AQueuedRequestNeverCopiesItsPrompt) {
   SchedulerHarness harness(SchedulerHarness::Options());
