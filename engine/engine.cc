@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "engine/base/steady_time.h"
 #include "engine/base/thread_name.h"
 #include "engine/engine_loop.h"
 #include "engine/inbox.h"
@@ -142,7 +142,7 @@ class EngineImpl final : public Engine {
     // Asked here too, as what follows takes a pass over the prompt and memory for it.
     if (absl::Status room = inbox_.CheckAccepts(request.id); !room.ok()) return room;
     return inbox_.Submit(std::make_unique<LiveRequest>(std::move(request), std::move(sink),
-                                                       tokenizer_, absl::Now()));
+                                                       tokenizer_, SteadyNow()));
   }
 
   const std::unique_ptr<ModelRunner> runner_;

@@ -75,7 +75,7 @@ struct EngineStats {
   bool draining = false;
   /// Non-OK once the backend broke: the engine refuses all work and should be restarted.
   absl::Status health;
-  /// When the loop last completed a step or was seen idle.
+  /// When the loop last completed a step or was seen idle, on the clock of SteadyNow.
   absl::Time last_progress;
   bool idle = true;
 };
@@ -108,7 +108,7 @@ class Engine {
 
   /// Refuses new requests from now on; live ones go on.
   virtual void BeginDrain() = 0;
-  /// Waits until no request is live. False if `deadline` passed first.
+  /// Waits until no request is live. False if `deadline`, in system time, passed first.
   virtual bool AwaitDrained(absl::Time deadline) = 0;
   /// Ends every live request with `status`.
   virtual void AbortAll(absl::Status status) = 0;

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/clock.h"
+#include "engine/base/steady_time.h"
 
 namespace parallax {
 namespace {
@@ -43,7 +43,7 @@ EngineLoop::EngineLoop(const SchedulerOptions& options, std::vector<int32_t> eos
       output_(std::move(eos_token_ids), scheduler, observer),
       pipeline_(scheduler, runner) {
   stats_.gauges.probe_state_bytes_total = runner->limits().probe_state_bytes;
-  stats_.last_progress = absl::Now();
+  stats_.last_progress = SteadyNow();
   Publish();
 }
 
@@ -56,7 +56,7 @@ void EngineLoop::Run() {
     LaunchSteps();
     stats_.idle = pipeline_.empty();
     if (stats_.idle) {
-      stats_.last_progress = absl::Now();
+      stats_.last_progress = SteadyNow();
     } else {
       CollectStep();
     }
@@ -69,7 +69,7 @@ void EngineLoop::HandleMessages() {
   for (LiveRequest* live : messages_.submitted) TakeIn(live);
   for (Inbox::Cancellation& c : messages_.cancelled) {
     const FinishReason reason = ReasonOf(c.status);
-    output_.End(c.request, reason, std::move(c.status), absl::Now());
+    output_.End(c.request, reason, std::move(c.status), SteadyNow());
   }
   FlushPrefixCache();
   if (!messages_.stop) return;
@@ -101,11 +101,11 @@ void EngineLoop::TakeIn(LiveRequest* live) {
   if (stats_.health.ok()) return;
   // Accepted a moment before the backend broke.
   output_.End(live, FinishReason::kError, absl::UnavailableError("the backend failed"),
-              absl::Now());
+              SteadyNow());
 }
 
 void EngineLoop::EndAll(absl::Status scheduled_status, absl::Status queued_status) {
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   for (const std::unique_ptr<SequenceGroup>& group : scheduler_->groups()) {
     auto* const live = static_cast<LiveRequest*>(group->owner);
     if (live == nullptr) continue;
@@ -115,7 +115,7 @@ void EngineLoop::EndAll(absl::Status scheduled_status, absl::Status queued_statu
 }
 
 void EngineLoop::CheckDeadlines() {
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   while (const auto expiry = deadlines_.Next(now)) {
     LiveRequest* const live = expiry->request;
     absl::Status status;
@@ -131,7 +131,7 @@ void EngineLoop::CheckDeadlines() {
 
 void EngineLoop::LaunchSteps() {
   while (stats_.health.ok() && !pipeline_.full()) {
-    const ScheduledBatch* const batch = pipeline_.Schedule(absl::Now());
+    const ScheduledBatch* const batch = pipeline_.Schedule(SteadyNow());
     if (batch == nullptr) return;
     NoteAdmissions(*batch);
     if (absl::Status s = pipeline_.Launch(); !s.ok()) return Break(s);
@@ -152,7 +152,7 @@ void EngineLoop::NoteAdmissions(const ScheduledBatch& batch) {
 void EngineLoop::CollectStep() {
   const absl::StatusOr<const StepResult*> result = pipeline_.Collect();
   if (!result.ok() && !pipeline_.refused()) return Break(result.status());
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   const ScheduledBatch& batch = pipeline_.oldest();
   const int32_t rows = batch.prefill_tokens + batch.decode_tokens;
   // With two steps in flight the later one's time starts when the device gets to it.
@@ -195,7 +195,7 @@ void EngineLoop::Break(const absl::Status& status) {
 // Counters first, then OnDone: a client that has its answer finds itself counted.
 void EngineLoop::Deliver() {
   std::vector<LiveRequest*>& ended = output_.ended();
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   for (LiveRequest* live : ended) {
     CountFinished(*live, now);
     deadlines_.Remove(live);

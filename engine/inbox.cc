@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/clock.h"
+#include "engine/base/steady_time.h"
 #include "engine/retry_after.h"
 
 namespace parallax {
@@ -22,7 +22,8 @@ constexpr absl::Duration kLongestWait = absl::Hours(24 * 365);
 
 std::chrono::steady_clock::time_point ToSteady(absl::Time deadline) {
   return std::chrono::steady_clock::now() +
-         absl::ToChronoNanoseconds(std::min(deadline - absl::Now(), kLongestWait));
+         absl::ToChronoNanoseconds(
+             std::min(SteadyFromSystem(deadline) - SteadyNow(), kLongestWait));
 }
 
 }  // namespace
@@ -143,7 +144,7 @@ void Inbox::Take(bool wait, Messages* messages) {
 
 void Inbox::LeaveQueue(LiveRequest* request) {
   constexpr double kNewest = 0.1;
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   MutexLock lock(&mutex_);
   request->queued = false;
   --counts_.queued;

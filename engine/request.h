@@ -29,6 +29,7 @@ struct Request {
   /// Seam: low-rank adapter; only 0 (the base model) is accepted now.
   int32_t adapter_id = 0;
 
+  // Moments are on the clock of SteadyNow (engine/base/steady_time.h).
   /// When the call reached the server. Latencies count from here, or from the submission if that
   /// is earlier.
   absl::Time arrival = absl::InfiniteFuture();

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "engine/base/steady_time.h"
 #include "server/admission.h"
 #include "server/call_metadata.h"
 #include "server/prompt_excerpt.h"
@@ -48,8 +48,8 @@ GenerateCall::GenerateCall(RpcMethod method, grpc::CallbackServerContext* contex
       identity_(DrawRequestIdentity()),
       named_by_caller_(CheckRequestId("request_id", requested_id).ok()),
       traceparent_(TraceparentOf(*context)),
-      deadline_(DeadlineOf(*context)),
-      arrival_(absl::Now()) {
+      deadline_(SteadyFromSystem(DeadlineOf(*context))),
+      arrival_(SteadyNow()) {
   if (named_by_caller_) identity_.id = requested_id;
 }
 
@@ -81,13 +81,13 @@ void GenerateCall::Cancel(absl::Status status) const {
 }
 
 absl::Status GenerateCall::ClientGoneStatus() const {
-  if (absl::Now() >= deadline_) return absl::DeadlineExceededError("the call's deadline passed");
+  if (SteadyNow() >= deadline_) return absl::DeadlineExceededError("the call's deadline passed");
   return absl::CancelledError("the client cancelled the call or went away");
 }
 
 void GenerateCall::NoteFirstToken() {
   if (std::exchange(first_token_seen_, true)) return;
-  environment_->metrics->OnFirstToken(absl::Now() - arrival_);
+  environment_->metrics->OnFirstToken(SteadyNow() - arrival_);
 }
 
 void GenerateCall::NoteFinish(const ChoiceFinish& finish) {
@@ -139,7 +139,7 @@ void GenerateCall::LogEnd(const absl::Status& status) const {
                              {"queue_us", absl::ToInt64Microseconds(outcome_.timings.queue)},
                              {"prefill_us", absl::ToInt64Microseconds(outcome_.timings.prefill)},
                              {"decode_us", absl::ToInt64Microseconds(outcome_.timings.decode)},
-                             {"total_us", absl::ToInt64Microseconds(absl::Now() - arrival_)}});
+                             {"total_us", absl::ToInt64Microseconds(SteadyNow() - arrival_)}});
 }
 
 }  // namespace parallax::server

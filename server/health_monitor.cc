@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "engine/base/steady_time.h"
 #include "engine/base/thread_name.h"
 
 namespace parallax::server {
@@ -58,7 +58,7 @@ void HealthMonitor::Refresh() { Judge().IgnoreError(); }
 absl::Status HealthMonitor::Judge() {
   MutexLock lock(&mutex_);
   const EngineStats stats = engine_.Stats();
-  const absl::Status health = JudgeHealth(stats, stall_timeout_, absl::Now());
+  const absl::Status health = JudgeHealth(stats, stall_timeout_, SteadyNow());
   Announce(health);
   if (!stats.health.ok() && !failure_told_) {
     failure_told_ = true;

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "engine/base/steady_time.h"
 #include "server/abort_request.h"
 #include "server/admission.h"
 #include "server/chunk_encoder.h"
@@ -66,7 +66,7 @@ absl::Status InferenceService::DoTokenize(const grpc::CallbackServerContext& con
   const absl::StatusOr<std::shared_ptr<Principal>> principal =
       AuthenticateCall(context, environment_);
   if (!principal.ok()) return principal.status();
-  if (absl::Status s = (*principal)->ChargeRate(absl::Now()); !s.ok()) return s;
+  if (absl::Status s = (*principal)->ChargeRate(SteadyNow()); !s.ok()) return s;
   if (absl::Status s = CheckNoUnknownFields(request); !s.ok()) return s;
   const Tokenizer* tokenizer = environment_.model.tokenizer;
   if (tokenizer == nullptr) return absl::FailedPreconditionError("the model has no tokenizer");
@@ -97,7 +97,7 @@ absl::Status InferenceService::DoDetokenize(const grpc::CallbackServerContext& c
   const absl::StatusOr<std::shared_ptr<Principal>> principal =
       AuthenticateCall(context, environment_);
   if (!principal.ok()) return principal.status();
-  if (absl::Status s = (*principal)->ChargeRate(absl::Now()); !s.ok()) return s;
+  if (absl::Status s = (*principal)->ChargeRate(SteadyNow()); !s.ok()) return s;
   if (absl::Status s = CheckNoUnknownFields(request); !s.ok()) return s;
   const ServedModel& model = environment_.model;
   if (model.tokenizer == nullptr) {

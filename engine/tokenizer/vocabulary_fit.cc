@@ -9,8 +9,8 @@ namespace {
 
 absl::Status CheckId(const char* what, std::optional<int32_t> id, int64_t vocab_size) {
   if (!id.has_value() || *id < vocab_size) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      what, " = ", *id, ": config.json's vocab_size ", vocab_size, " has no row for it"));
+  return absl::InvalidArgumentError(absl::StrCat(what, " = ", *id, ": config.json's vocab_size ",
+                                                 vocab_size, " has no row for it"));
 }
 
 }  // namespace

@@ -120,8 +120,7 @@ TEST_F(EngineMemoryTest, ARefusalBuildsNothing) {
   for (int i = 0; i < kRequests; ++i) Submit(MakeRequest());
   Request request = LongRequest();
   StartCounting();
-  const absl::Status status =
-      engine->Submit(std::move(request), std::make_shared<RecordingSink>());
+  const absl::Status status = engine->Submit(std::move(request), std::make_shared<RecordingSink>());
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_LT(PeakPrompts(), 0.5);
 }

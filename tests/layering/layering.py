@@ -67,6 +67,12 @@ RULES = (
         "the cache knows tokens and pages, never requests",
     ),
     Rule(
+        r"engine/",
+        r"absl/time/clock\.h",
+        "durations are measured with SteadyNow, which no clock step reaches",
+        except_for=r"engine/(base/steady_time|cuda/)",
+    ),
+    Rule(
         r"engine/(scheduler|kv_cache)/",
         r"engine/(models|tokenizer)/",
         "scheduling is independent of models and tokenizers",

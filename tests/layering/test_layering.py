@@ -32,6 +32,7 @@ PLANTED = (
     ("engine/kv_cache/block_table.h", '#include "engine/runner/forward_batch.h"'),
     ("engine/kv_cache/kv_cache_pool.h", '#include "engine/runner/model_runner.h"'),
     ("engine/scheduler/scheduler.cc", '#include "engine/tokenizer/tokenizer.h"'),
+    ("engine/inbox.cc", '#include "absl/time/clock.h"'),
     ("engine/engine.cc", '#include "request.h"'),
     ("engine/engine.cc", '  #  include  "../server/config.h"'),
 )
@@ -40,6 +41,7 @@ ALLOWED = (
     ("kernels/cuda/gemm.cu", "#include <cuda_runtime.h>"),
     ("server/metrics.cc", "#include <prometheus/counter.h>"),
     ("server/atomic_metrics.h", "#include <prometheus/client_metric.h>"),
+    ("engine/base/steady_time.cc", '#include "absl/time/clock.h"'),
     ("engine/runner/forward_batch.h", '#include "engine/kv_cache/page.h"'),
     ("server/inference_service.cc", '#include "parallax/v1/inference.grpc.pb.h"'),
     ("engine/runner/cpu_model_runner.cc", '#include "kernels/stream.h"'),
