@@ -33,6 +33,10 @@ absl::StatusOr<SchedulerOptions> ResolveOptions(const EngineOptions& options,
     return absl::InvalidArgumentError(
         absl::StrCat("max_queued_requests: ", options.max_queued_requests, " is below 1"));
   }
+  if (options.max_queued_tokens < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_queued_tokens: ", options.max_queued_tokens, " is negative"));
+  }
   if (options.max_prefill_chunk < 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_prefill_chunk: ", options.max_prefill_chunk, " is negative"));
@@ -80,7 +84,7 @@ class EngineImpl final : public Engine {
         tokenizer_(tokenizer),
         observer_(observer != nullptr ? observer : &no_observer_),
         scheduler_(scheduler_options),
-        inbox_(options.max_queued_requests),
+        inbox_(options.max_queued_requests, options.max_queued_tokens),
         loop_(scheduler_options, EosTokenIds(options, tokenizer), &scheduler_, runner_.get(),
               &inbox_, &board_, observer_),
         thread_([this] {
@@ -140,7 +144,8 @@ class EngineImpl final : public Engine {
     if (!valid.ok()) return valid;
     if (absl::Status fits = scheduler_.CheckFits(request); !fits.ok()) return fits;
     // Asked here too, as what follows takes a pass over the prompt and memory for it.
-    if (absl::Status room = inbox_.CheckAccepts(request.id); !room.ok()) return room;
+    const auto tokens = static_cast<int64_t>(request.prompt.size());
+    if (absl::Status room = inbox_.CheckAccepts(request.id, tokens); !room.ok()) return room;
     return inbox_.Submit(std::make_unique<LiveRequest>(std::move(request), std::move(sink),
                                                        tokenizer_, SteadyNow()));
   }

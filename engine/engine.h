@@ -46,6 +46,8 @@ namespace parallax {
 struct EngineOptions {
   /// Requests accepted and not yet running; one more is refused with RESOURCE_EXHAUSTED.
   int32_t max_queued_requests = 1024;
+  /// Prompt tokens of those; 0 = no limit of its own. A prompt longer than that may wait alone.
+  int64_t max_queued_tokens = 0;
   /// Token rows a step; 0 = the backend's limit. At least max_num_seqs.
   int32_t max_num_batched_tokens = 0;
   /// Running sequences (choices); 0 = the backend's limit.

@@ -142,9 +142,10 @@ void EngineLoop::LaunchSteps() {
 // its requests running, and their places in the queue are free.
 void EngineLoop::NoteAdmissions(const ScheduledBatch& batch) {
   if (batch.attached.empty()) return;
+  const absl::Time now = SteadyNow();
   for (const Sequence* sequence : batch.attached) {
     auto* const live = static_cast<LiveRequest*>(sequence->group->owner);
-    if (live->queued) inbox_->LeaveQueue(live);
+    if (live->queued) inbox_->LeaveQueue(live, now);
   }
   Publish();
 }

@@ -35,11 +35,13 @@ void Inbox::Messages::Clear() {
   stop = false;
 }
 
-Inbox::Inbox(int32_t max_queued_requests) : max_queued_requests_(max_queued_requests) {}
+Inbox::Inbox(int32_t max_queued_requests, int64_t max_queued_tokens)
+    : max_queued_requests_(max_queued_requests), max_queued_tokens_(max_queued_tokens) {}
 
 absl::Status Inbox::Submit(std::unique_ptr<LiveRequest> request) {
   MutexLock lock(&mutex_);
-  if (absl::Status s = CheckAcceptsLocked(request->id); !s.ok()) return s;
+  const int64_t tokens = request->prompt_tokens;
+  if (absl::Status s = CheckAcceptsLocked(request->id, tokens); !s.ok()) return s;
   LiveRequest* const live = request.get();
   if (counts_.live == 0) counts_.busy_since = live->submitted;
   registry_.emplace(live->id, Entry{.request = std::move(request)});
@@ -47,16 +49,17 @@ absl::Status Inbox::Submit(std::unique_ptr<LiveRequest> request) {
   ++counts_.submitted;
   ++counts_.live;
   ++counts_.queued;
+  counts_.queued_tokens += tokens;
   message_.NotifyOne();
   return absl::OkStatus();
 }
 
-absl::Status Inbox::CheckAccepts(const std::string& id) const {
+absl::Status Inbox::CheckAccepts(const std::string& id, int64_t prompt_tokens) const {
   MutexLock lock(&mutex_);
-  return CheckAcceptsLocked(id);
+  return CheckAcceptsLocked(id, prompt_tokens);
 }
 
-absl::Status Inbox::CheckAcceptsLocked(const std::string& id) const {
+absl::Status Inbox::CheckAcceptsLocked(const std::string& id, int64_t prompt_tokens) const {
   if (!refusal_.ok()) return refusal_;
   if (counts_.draining) {
     return absl::UnavailableError("the engine is draining: it finishes what it has");
@@ -64,15 +67,21 @@ absl::Status Inbox::CheckAcceptsLocked(const std::string& id) const {
   if (registry_.contains(id)) {
     return absl::AlreadyExistsError(absl::StrCat("request_id: \"", id, "\" is already live"));
   }
-  return counts_.queued < max_queued_requests_ ? absl::OkStatus() : QueueFull();
+  return HasRoom(prompt_tokens) ? absl::OkStatus() : QueueFull();
+}
+
+bool Inbox::HasRoom(int64_t prompt_tokens) const {
+  if (counts_.queued >= max_queued_requests_) return false;
+  return max_queued_tokens_ == 0 || counts_.queued == 0 ||
+         counts_.queued_tokens + prompt_tokens <= max_queued_tokens_;
 }
 
 absl::Status Inbox::QueueFull() const {
   const absl::Duration delay = std::clamp(
-      leave_interval_ * (kRetryQueuePart * max_queued_requests_), kMinRetryAfter, kMaxRetryAfter);
-  absl::Status status = absl::ResourceExhaustedError(
-      absl::StrCat("the queue is full: ", counts_.queued, " requests wait; retry in about ",
-                   absl::ToInt64Milliseconds(delay), " ms"));
+      leave_interval_ * (kRetryQueuePart * counts_.queued), kMinRetryAfter, kMaxRetryAfter);
+  absl::Status status = absl::ResourceExhaustedError(absl::StrCat(
+      "the queue is full: ", counts_.queued, " requests of ", counts_.queued_tokens,
+      " prompt tokens wait; retry in about ", absl::ToInt64Milliseconds(delay), " ms"));
   SetRetryAfter(delay, &status);
   return status;
 }
@@ -142,16 +151,20 @@ void Inbox::Take(bool wait, Messages* messages) {
   std::swap(pending_, *messages);
 }
 
-void Inbox::LeaveQueue(LiveRequest* request) {
+void Inbox::LeaveQueue(LiveRequest* request, absl::Time now) {
   constexpr double kNewest = 0.1;
-  const absl::Time now = SteadyNow();
   MutexLock lock(&mutex_);
-  request->queued = false;
-  --counts_.queued;
   if (last_leave_ != absl::InfinitePast()) {
     leave_interval_ += (now - last_leave_ - leave_interval_) * kNewest;
   }
   last_leave_ = now;
+  Leave(request);
+}
+
+void Inbox::Leave(LiveRequest* request) {
+  request->queued = false;
+  counts_.queued_tokens -= request->prompt_tokens;
+  if (--counts_.queued == 0) last_leave_ = absl::InfinitePast();
 }
 
 std::unique_ptr<LiveRequest> Inbox::Unregister(LiveRequest* request) {
@@ -160,7 +173,7 @@ std::unique_ptr<LiveRequest> Inbox::Unregister(LiveRequest* request) {
   if (node.mapped().cancelled) {
     std::erase_if(pending_.cancelled, [&](const Cancellation& c) { return c.request == request; });
   }
-  if (std::exchange(request->queued, false)) --counts_.queued;
+  if (request->queued) Leave(request);
   return std::move(node.mapped().request);
 }
 

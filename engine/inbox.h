@@ -1,11 +1,11 @@
 // Inbox: everything that other threads ask of the engine thread.
 //
 // Holds the registry of live requests (accepted and not yet ended) and the messages about
-// them. Every queue is bounded: submissions by the queue limit, cancellations by the number
+// them. Every queue is bounded: submissions by the queue limits, cancellations by the number
 // of live requests (one each, the first wins), flushes by the threads that wait for them.
 //
-// Thread safety: Submit, CheckAccepts, Cancel, CancelAll, BeginDrain, AwaitEmpty, FlushPrefixCache, Stop
-// and Counts may be called from any thread; the rest from the engine thread only.
+// Thread safety: Submit, CheckAccepts, Cancel, CancelAll, BeginDrain, AwaitEmpty, FlushPrefixCache,
+// Stop and Counts may be called from any thread; the rest from the engine thread only.
 #ifndef PARALLAX_ENGINE_INBOX_H_
 #define PARALLAX_ENGINE_INBOX_H_
 
@@ -49,17 +49,19 @@ class Inbox {
   struct Counts {
     uint64_t submitted = 0;  // accepted since start
     int32_t live = 0;
-    int32_t queued = 0;  // of them, never scheduled
+    int32_t queued = 0;         // of them, never scheduled
+    int64_t queued_tokens = 0;  // of their prompts
     bool draining = false;
     absl::Time busy_since;  // when `live` last rose from 0
   };
 
-  explicit Inbox(int32_t max_queued_requests);
+  /// `max_queued_tokens` 0: as many as the requests have.
+  explicit Inbox(int32_t max_queued_requests, int64_t max_queued_tokens = 0);
 
   /// UNAVAILABLE (draining or broken), ALREADY_EXISTS, or RESOURCE_EXHAUSTED with a retry hint.
   absl::Status Submit(std::unique_ptr<LiveRequest> request);
-  /// What Submit of a request with this id would say now.
-  absl::Status CheckAccepts(const std::string& id) const;
+  /// What Submit of a request with this id and this many prompt tokens would say now.
+  absl::Status CheckAccepts(const std::string& id, int64_t prompt_tokens) const;
 
   /// Returns whether `id` is live (and, with `principal`, submitted by it).
   bool Cancel(std::string_view id, std::optional<std::string_view> principal, absl::Status status);
@@ -77,8 +79,8 @@ class Inbox {
 
   /// Takes all messages. With `wait`, blocks until there is one.
   void Take(bool wait, Messages* messages);
-  /// `request` was scheduled for the first time: its place in the queue is free.
-  void LeaveQueue(LiveRequest* request);
+  /// `request` was scheduled for the first time, at `now`: its place in the queue is free.
+  void LeaveQueue(LiveRequest* request, absl::Time now);
   /// Frees the request's id; later cancellations no longer reach it.
   std::unique_ptr<LiveRequest> Unregister(LiveRequest* request);
   /// A request that was unregistered has had its last event.
@@ -93,11 +95,15 @@ class Inbox {
     bool cancelled = false;
   };
 
-  absl::Status CheckAcceptsLocked(const std::string& id) const PARALLAX_REQUIRES(mutex_);
+  absl::Status CheckAcceptsLocked(const std::string& id, int64_t prompt_tokens) const
+      PARALLAX_REQUIRES(mutex_);
+  bool HasRoom(int64_t prompt_tokens) const PARALLAX_REQUIRES(mutex_);
   absl::Status QueueFull() const PARALLAX_REQUIRES(mutex_);
+  void Leave(LiveRequest* request) PARALLAX_REQUIRES(mutex_);
   void Enqueue(Entry* entry, absl::Status status) PARALLAX_REQUIRES(mutex_);
 
   const int32_t max_queued_requests_;
+  const int64_t max_queued_tokens_;
 
   mutable Mutex mutex_;
   CondVar message_;  // something for the engine thread
@@ -107,8 +113,10 @@ class Inbox {
   absl::flat_hash_map<std::string, Entry> registry_ PARALLAX_GUARDED_BY(mutex_);
   absl::Status refusal_ PARALLAX_GUARDED_BY(mutex_);
   Counts counts_ PARALLAX_GUARDED_BY(mutex_);
-  // Moving average of the time between two requests leaving the queue, for the retry hint.
-  absl::Duration leave_interval_ PARALLAX_GUARDED_BY(mutex_) = absl::Milliseconds(100);
+  // Moving average of the time between two requests leaving a queue that holds more, for the
+  // retry hint. A guess until two have left.
+  absl::Duration leave_interval_ PARALLAX_GUARDED_BY(mutex_) = absl::Milliseconds(10);
+  // The last leave, if requests have waited ever since; idle time is nobody's service time.
   absl::Time last_leave_ PARALLAX_GUARDED_BY(mutex_) = absl::InfinitePast();
 };
 

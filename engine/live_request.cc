@@ -12,6 +12,7 @@ LiveRequest::LiveRequest(Request r, std::shared_ptr<TokenSink> s, const Tokenize
       principal(std::move(r.principal)),
       sink(std::move(s)),
       submitted(std::min(now, r.arrival)),
+      prompt_tokens(static_cast<int32_t>(r.prompt.size())),
       request(std::move(r)),
       unfinished(request.sampling.n) {
   // Built once and copied: the copies share the stop strings' automaton.

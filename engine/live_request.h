@@ -46,8 +46,9 @@ struct LiveRequest {
   const std::string principal;
   const std::shared_ptr<TokenSink> sink;
   const absl::Time submitted;  // arrived at the server, if the request says when
-  Request request;             // moved into `group` when the engine thread takes it in
-  std::string echo_text;       // the prompt's text, if asked for
+  const int32_t prompt_tokens;
+  Request request;        // moved into `group` when the engine thread takes it in
+  std::string echo_text;  // the prompt's text, if asked for
 
   SequenceGroup* group = nullptr;
   std::vector<Choice> choices;

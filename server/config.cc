@@ -62,6 +62,9 @@ void AddSchedulingFlags(ServerConfig* config, FlagTable* flags) {
   flags->Int("max-queued-requests", 1, 1 << 20, &config->max_queued_requests,
              "Requests accepted and not yet running; one more is refused with "
              "RESOURCE_EXHAUSTED.");
+  flags->Int("max-queued-tokens", 0, 1 << 30, &config->max_queued_tokens,
+             "Prompt tokens of those requests, at 4 bytes each; one more is refused likewise, "
+             "unless nobody waits. 0: only their number is limited.");
   flags->Switch("prefix-cache", &config->prefix_cache,
                 "Keep the KV pages of finished prompts for requests that begin alike.");
 }

@@ -144,6 +144,7 @@ absl::StatusOr<LoadedModel> LoadModel(const ServerConfig& config) {
 EngineOptions MakeEngineOptions(const ServerConfig& config, const ServedModel& model) {
   EngineOptions options;
   options.max_queued_requests = config.max_queued_requests;
+  options.max_queued_tokens = config.max_queued_tokens;
   options.max_num_batched_tokens = config.max_num_batched_tokens;
   options.max_num_seqs = config.max_num_seqs;
   options.max_prefill_chunk = config.max_prefill_chunk;
