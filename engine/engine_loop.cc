@@ -11,12 +11,6 @@
 namespace parallax {
 namespace {
 
-int32_t MaxChunk(const SchedulerOptions& options) {
-  return options.max_prefill_chunk > 0
-             ? std::min(options.max_prefill_chunk, options.max_num_batched_tokens)
-             : options.max_num_batched_tokens;
-}
-
 FinishReason ReasonOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kCancelled:
@@ -39,7 +33,7 @@ EngineLoop::EngineLoop(const SchedulerOptions& options, std::vector<int32_t> eos
       inbox_(inbox),
       board_(board),
       observer_(observer),
-      deadlines_(MaxChunk(options), options.enable_prefix_cache),
+      deadlines_(options.MaxChunk(), options.enable_prefix_cache),
       output_(std::move(eos_token_ids), scheduler, observer),
       pipeline_(scheduler, runner) {
   stats_.gauges.probe_state_bytes_total = runner->limits().probe_state_bytes;
@@ -89,7 +83,7 @@ void EngineLoop::FlushPrefixCache() {
 }
 
 void EngineLoop::TakeIn(LiveRequest* live) {
-  live->group = scheduler_->Add(std::move(live->request), ++arrivals_, live->submitted);
+  live->group = scheduler_->Add(std::move(live->request), ++arrivals_);
   live->group->owner = live;
   for (size_t i = 0; i < live->choices.size(); ++i) {
     live->choices[i].sequence = live->group->sequences[i].get();

@@ -74,7 +74,7 @@ class ClosedLoop {
       token = static_cast<int32_t>((random_ = random_ * 6364136223846793005u + 1) >> 48);
     }
     request.sampling.max_tokens = max_tokens;
-    scheduler_.Add(std::move(request), ++arrivals_, absl::UnixEpoch());
+    scheduler_.Add(std::move(request), ++arrivals_);
   }
 
   void Collect(const ScheduledBatch& scheduled) {

@@ -20,7 +20,6 @@ void Scheduler::Impl::Preempt(Sequence* sequence) {
     StandDownFollowers(sequence->group);
   }
   waiting_.Insert(sequence);
-  ++sequence->num_preemptions;
   ++num_preemptions_;
   preempted_ = true;
 }

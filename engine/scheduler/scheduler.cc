@@ -10,19 +10,13 @@
 namespace parallax {
 namespace {
 
-int32_t MaxChunk(const SchedulerOptions& options) {
-  return options.max_prefill_chunk > 0
-             ? std::min(options.max_prefill_chunk, options.max_num_batched_tokens)
-             : options.max_num_batched_tokens;
-}
-
 // A chunk's first token sees window - 1 tokens before it; the span may begin and end inside
 // a page.
 int32_t WindowPages(const SchedulerOptions& options) {
   if (options.sliding_window == 0) {
     return 0;
   }
-  return PagesForTokens(int64_t{options.sliding_window} - 1 + MaxChunk(options)) + 1;
+  return PagesForTokens(int64_t{options.sliding_window} - 1 + options.MaxChunk()) + 1;
 }
 
 std::string PrefixRoot(const Request& request, uint64_t weights_version) {
@@ -33,7 +27,7 @@ std::string PrefixRoot(const Request& request, uint64_t weights_version) {
 
 Scheduler::Impl::Impl(const SchedulerOptions& options)
     : options_(options),
-      max_chunk_(MaxChunk(options)),
+      max_chunk_(options.MaxChunk()),
       window_pages_(WindowPages(options)),
       pages_(options.num_pages, options.sliding_window, options.enable_prefix_cache,
              options.prefix_cache_observer) {
@@ -76,11 +70,10 @@ absl::Status Scheduler::Impl::CheckFits(const Request& request) const {
   return absl::OkStatus();
 }
 
-SequenceGroup* Scheduler::Impl::Add(Request request, uint64_t arrival, absl::Time submitted) {
+SequenceGroup* Scheduler::Impl::Add(Request request, uint64_t arrival) {
   auto group = std::make_unique<SequenceGroup>();
   group->request = std::move(request);
   group->arrival = arrival;
-  group->submitted = submitted;
   group->prefix_root = PrefixRoot(group->request, options_.weights_version);
   group->index = groups_.size();
   group->num_unfinished = group->request.sampling.n;
@@ -122,8 +115,8 @@ absl::Status Scheduler::CheckFits(const Request& request) const {
   return impl_->CheckFits(request);
 }
 
-SequenceGroup* Scheduler::Add(Request request, uint64_t arrival, absl::Time submitted) {
-  return impl_->Add(std::move(request), arrival, submitted);
+SequenceGroup* Scheduler::Add(Request request, uint64_t arrival) {
+  return impl_->Add(std::move(request), arrival);
 }
 
 bool Scheduler::Schedule(absl::Time now, ScheduledBatch* batch) {
@@ -154,7 +147,6 @@ void Scheduler::Remove(SequenceGroup* group) {
   impl_->Remove(group);
 }
 
-bool Scheduler::HasWork() const { return impl_->HasWork(); }
 SchedulerCounts Scheduler::Counts() const { return impl_->Counts(); }
 int32_t Scheduler::FlushPrefixCache() { return impl_->FlushPrefixCache(); }
 

@@ -3,11 +3,11 @@
 // Policy. Every running sequence decodes one token in every step. What is left of the
 // token budget goes to prefill, in chunks, of running prompts first and then of waiting
 // requests: by priority value, then by arrival. In a step that decodes, prefill may be
-// limited further, so that a long prompt does not hold up everyone's next token. A request is admitted only if its slots
-// (all n choices) and the pages of its whole prompt are free; it is never overtaken within
-// its class, nor by a worse class. When a sequence finds no page, the running sequence of
-// the worst priority and latest arrival is preempted: pages freed, tokens kept, recomputed
-// when there is room.
+// limited further, so that a long prompt does not hold up everyone's next token. A request is
+// admitted only if its slots (all n choices) and the pages of its whole prompt are free; it is
+// never overtaken within its class, nor by a worse class. When a sequence finds no page, the
+// running sequence of the worst priority and latest arrival is preempted: pages freed, tokens kept,
+// recomputed when there is room.
 //
 // Progress. Sequences run, and take pages, in the order of policy, and the victim of a
 // preemption is the last in it, so the first running sequence is preempted only when it is
@@ -32,6 +32,7 @@
 #ifndef PARALLAX_ENGINE_SCHEDULER_SCHEDULER_H_
 #define PARALLAX_ENGINE_SCHEDULER_SCHEDULER_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -60,6 +61,12 @@ struct SchedulerOptions {
   uint64_t weights_version = 0;
   /// Told of every page that enters or leaves the prefix cache; may be null.
   PrefixCacheObserver* prefix_cache_observer = nullptr;
+
+  /// Most prompt tokens of one sequence in a step.
+  int32_t MaxChunk() const {
+    return max_prefill_chunk > 0 ? std::min(max_prefill_chunk, max_num_batched_tokens)
+                                 : max_num_batched_tokens;
+  }
 };
 
 struct SchedulerCounts {
@@ -80,7 +87,7 @@ class Scheduler {
   absl::Status CheckFits(const Request& request) const;
 
   /// Takes a request in (state waiting). REQUIRES: CheckFits was OK.
-  SequenceGroup* Add(Request request, uint64_t arrival, absl::Time submitted);
+  SequenceGroup* Add(Request request, uint64_t arrival);
 
   /// Plans the next step into `batch` (cleared first). False if nothing can be scheduled
   /// now: then `batch` is empty and no step is counted; slots detached meanwhile are in the
@@ -112,7 +119,6 @@ class Scheduler {
   /// Forgets a released group and destroys it.
   void Remove(SequenceGroup* group);
 
-  bool HasWork() const;
   SchedulerCounts Counts() const;
   /// Frees every cached page that no sequence references; returns how many.
   int32_t FlushPrefixCache();

@@ -24,9 +24,8 @@ class Scheduler::Impl {
   const std::vector<std::unique_ptr<SequenceGroup>>& groups() const { return groups_; }
 
   absl::Status CheckFits(const Request& request) const;
-  SequenceGroup* Add(Request request, uint64_t arrival, absl::Time submitted);
+  SequenceGroup* Add(Request request, uint64_t arrival);
   void Remove(SequenceGroup* group);
-  bool HasWork() const { return num_unfinished_groups_ > 0; }
   SchedulerCounts Counts() const;
   int32_t FlushPrefixCache() { return pages_.Flush(); }
 

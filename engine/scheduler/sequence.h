@@ -51,7 +51,6 @@ struct Sequence {
   int32_t num_computed = 0;
   int32_t pending = 0;
   int32_t steps_in_flight = 0;  // launched steps that use this sequence's pages or slot
-  int32_t num_preemptions = 0;
   BlockTable block_table;
 
   // The rest is the scheduler's own.
@@ -82,8 +81,7 @@ struct Sequence {
 
 struct SequenceGroup {
   Request request;
-  uint64_t arrival = 0;  // order within a priority class
-  absl::Time submitted;
+  uint64_t arrival = 0;                              // order within a priority class
   std::vector<std::unique_ptr<Sequence>> sequences;  // [n], choice order
   int32_t cached_tokens = 0;                         // prefix hit of the first admission
   /// Time of the first admission; InfiniteFuture while the request never left the queue.

@@ -37,9 +37,6 @@ class StopMatcher {
   /// The text has ended: releases what was held back.
   void Flush(std::string* released);
 
-  /// Bytes now held back.
-  size_t held_size() const { return held_.size(); }
-
  private:
   class Automaton;
 

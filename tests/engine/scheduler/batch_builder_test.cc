@@ -119,7 +119,7 @@ TEST(BatchBuilderTest, ARecomputedSequenceBringsWhatItHadGenerated) {
   SchedulerHarness harness(options);
   harness.Add(Tokens(126), 5);
   SequenceGroup* second = harness.Add(Tokens(120, 7000), 30);
-  while (First(second).num_preemptions == 0) harness.Step();
+  while (harness.preemptions(First(second)) == 0) harness.Step();
   ForwardBatch batch;
   while (batch.attached_slots.empty()) {
     batch = Build(*harness.Schedule());

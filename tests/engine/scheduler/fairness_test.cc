@@ -35,7 +35,7 @@ TEST(FairnessTest, WithinAClassAdmissionIsInOrderOfArrival) {
   SchedulerHarness harness(options);
   for (int i = 0; i < 40; ++i) harness.Add(Tokens(1 + i * 7 % 200, i * 1000), 1 + i * 5 % 17);
   uint64_t last = 0;
-  while (harness.scheduler().HasWork()) {
+  while (harness.HasWork()) {
     for (const Sequence* admitted : harness.Step().attached) {
       EXPECT_EQ(admitted->group->arrival, ++last);
     }
@@ -52,7 +52,7 @@ TEST(FairnessTest, TheOldestIsNotHeldUpByPagePressure) {
   SequenceGroup* oldest = harness.Add(Tokens(10), 300);
   for (int i = 0; i < 20; ++i) harness.Add(Tokens(60, 1000 * i), 120);
   EXPECT_EQ(harness.RunToEnd(oldest), 300);
-  EXPECT_EQ(First(oldest).num_preemptions, 0);
+  EXPECT_EQ(harness.preemptions(First(oldest)), 0);
 }
 
 TEST(FairnessTest, WhatIsPreemptedRunsBeforeWhatCameLater) {
@@ -63,7 +63,7 @@ TEST(FairnessTest, WhatIsPreemptedRunsBeforeWhatCameLater) {
   for (int i = 0; i < 12; ++i) groups.push_back(harness.Add(Tokens(60, 1000 * i), 120));
   int preemptions = 0;
   std::vector<uint64_t> ended;
-  while (harness.scheduler().HasWork() && !HasFailure()) {
+  while (harness.HasWork() && !HasFailure()) {
     preemptions += harness.Step().preemptions;
     for (SequenceGroup* group : groups) {
       if (group->num_unfinished == 0 && std::ranges::count(ended, group->arrival) == 0) {

@@ -38,7 +38,7 @@ TEST(PreemptionTest, TheLatestGivesWayAndKeepsItsTokens) {
   EXPECT_EQ(First(second).num_generated(), 3);
   EXPECT_EQ(First(second).state, SequenceState::kWaiting);
   harness.RunToEnd(first);
-  EXPECT_EQ(First(first).num_preemptions, 0);
+  EXPECT_EQ(harness.preemptions(First(first)), 0);
   harness.RunToEnd(second);
   EXPECT_EQ(First(second).num_generated(), 20);
 }
@@ -53,8 +53,8 @@ TEST(PreemptionTest, TheWorstPriorityGivesWayBeforeTheLatest) {
   SequenceGroup* last = harness.Add(Tokens(60, 3000), 50);
   while (harness.Step().preemptions == 0) {
   }
-  EXPECT_EQ(First(worst).num_preemptions, 1);
-  EXPECT_EQ(First(growing).num_preemptions + First(last).num_preemptions, 0);
+  EXPECT_EQ(harness.preemptions(First(worst)), 1);
+  EXPECT_EQ(harness.preemptions(First(growing)) + harness.preemptions(First(last)), 0);
   harness.RunToEnd(last);
 }
 
@@ -78,8 +78,8 @@ TEST(PreemptionTest, ForkedChoicesThatFindNoPageRunOneByOne) {
   for (const auto& choice : group->sequences) {
     EXPECT_EQ(choice->num_generated(), 100);
   }
-  EXPECT_EQ(First(group).num_preemptions, 0);
-  EXPECT_GT(group->sequences[3]->num_preemptions, 0);
+  EXPECT_EQ(harness.preemptions(First(group)), 0);
+  EXPECT_GT(harness.preemptions(*group->sequences[3]), 0);
 }
 
 TEST(PreemptionTest, AnUnforkedGroupIsPreemptedAsOne) {
@@ -100,7 +100,7 @@ TEST(PreemptionTest, AnUnforkedGroupIsPreemptedAsOne) {
     EXPECT_EQ(choice->slot, -1);
   }
   harness.RunToEnd(group);
-  EXPECT_EQ(First(first).num_preemptions, 0);
+  EXPECT_EQ(harness.preemptions(First(first)), 0);
   EXPECT_EQ(group->sequences[2]->num_generated(), 2);
 }
 
@@ -156,7 +156,7 @@ TEST(TwoInFlightTest, APreemptedSequenceKeepsTheTokenThatIsBeingSampled) {
   ASSERT_NE(next, nullptr);
   EXPECT_NE(EntryOf(*next, First(first)), nullptr);
   EXPECT_EQ(next->preemptions, 1);
-  EXPECT_EQ(First(first).num_preemptions, 0);
+  EXPECT_EQ(harness.preemptions(First(first)), 0);
 }
 
 TEST(TwoInFlightTest, ACopyHoldsItsSourceUntilItsStepIsDone) {

@@ -102,7 +102,7 @@ void SchedulerDriver::Arrive() {
   }
   ++counts_.requests;
   added_choices_ += static_cast<uint64_t>(request.sampling.n);
-  scheduler_.Add(std::move(request), ++arrivals_, absl::UnixEpoch());
+  scheduler_.Add(std::move(request), ++arrivals_);
 }
 
 void SchedulerDriver::CancelSomething() {
@@ -262,7 +262,7 @@ std::string SchedulerDriver::Run(int64_t steps, DriverCounts* counts) {
   }
   arriving_ = false;
   const int64_t most = counts_.steps + 100 * int64_t{kMaxContext} * max_groups_;
-  while (broken.empty() && (scheduler_.HasWork() || in_flight() > 0)) {
+  while (broken.empty() && (HasWork() || in_flight() > 0)) {
     broken = counts_.steps < most ? Iterate() : "the requests do not come to an end";
   }
   RemoveReleased();

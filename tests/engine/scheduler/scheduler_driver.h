@@ -81,6 +81,7 @@ class SchedulerDriver {
   std::string CheckAdmissions(const ScheduledBatch& batch) const;
   std::string CheckProgress(bool scheduled) const;
   std::string CheckEnd() const;
+  bool HasWork() const;
   int32_t in_flight() const { return static_cast<int32_t>(launched_ - collected_); }
 
   std::mt19937_64 random_;
@@ -107,7 +108,6 @@ class SchedulerDriver {
   // LookBefore's.
   std::vector<Sequence*> decodes_;
   Sequence* first_running_ = nullptr;
-  int32_t first_preemptions_ = 0;
 };
 
 }  // namespace parallax::testing

@@ -30,7 +30,11 @@ void SchedulerDriver::LookBefore() {
       }
     }
   }
-  first_preemptions_ = first_running_ == nullptr ? 0 : first_running_->num_preemptions;
+}
+
+bool SchedulerDriver::HasWork() const {
+  const SchedulerCounts counts = scheduler_.Counts();
+  return counts.groups_running + counts.groups_waiting > 0;
 }
 
 std::string SchedulerDriver::CheckScheduled(bool scheduled, const ScheduledBatch& batch) {
@@ -42,10 +46,10 @@ std::string SchedulerDriver::CheckScheduled(bool scheduled, const ScheduledBatch
 }
 
 std::string SchedulerDriver::CheckProgress(bool scheduled) const {
-  if (!scheduled && in_flight() == 0 && scheduler_.HasWork()) {
+  if (!scheduled && in_flight() == 0 && HasWork()) {
     return "nothing is scheduled though there is work and no step in flight";
   }
-  if (first_running_ != nullptr && first_running_->num_preemptions != first_preemptions_) {
+  if (first_running_ != nullptr && first_running_->state == SequenceState::kWaiting) {
     return "the first sequence is preempted";
   }
   return "";

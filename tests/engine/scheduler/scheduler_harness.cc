@@ -32,14 +32,24 @@ Request SchedulerHarness::MakeRequest(std::vector<int32_t> prompt, int32_t max_t
 SequenceGroup* SchedulerHarness::Add(Request request) {
   EXPECT_TRUE(scheduler_.CheckFits(request).ok());
   request.id = std::to_string(++arrivals_);
-  SequenceGroup* group = scheduler_.Add(std::move(request), arrivals_, absl::UnixEpoch());
+  SequenceGroup* group = scheduler_.Add(std::move(request), arrivals_);
   CheckInvariants();
   return group;
 }
 
 const ScheduledBatch* SchedulerHarness::Schedule() {
   ScheduledBatch* batch = &batches_[planned_ % 3];
-  if (!scheduler_.Schedule(absl::UnixEpoch(), batch)) {
+  std::vector<const Sequence*> running;
+  for (const auto& group : scheduler_.groups()) {
+    for (const auto& sequence : group->sequences) {
+      if (sequence->state == SequenceState::kRunning) running.push_back(sequence.get());
+    }
+  }
+  const bool scheduled = scheduler_.Schedule(absl::UnixEpoch(), batch);
+  for (const Sequence* sequence : running) {
+    preemptions_[sequence] += sequence->state == SequenceState::kWaiting ? 1 : 0;
+  }
+  if (!scheduled) {
     EXPECT_TRUE(batch->sequences.empty());
     return nullptr;
   }

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/scheduler/scheduler.h"
@@ -43,6 +44,17 @@ class SchedulerHarness {
   int RunToEnd(SequenceGroup* group);
   void RemoveReleased();
 
+  /// Some request has not ended.
+  bool HasWork() const {
+    const SchedulerCounts counts = scheduler_.Counts();
+    return counts.groups_running + counts.groups_waiting > 0;
+  }
+  /// How often it gave up its pages. REQUIRES: its group was not removed.
+  int preemptions(const Sequence& sequence) const {
+    const auto it = preemptions_.find(&sequence);
+    return it == preemptions_.end() ? 0 : it->second;
+  }
+
   Scheduler& scheduler() { return scheduler_; }
   int in_flight() const { return static_cast<int>(in_flight_.size()); }
 
@@ -55,6 +67,7 @@ class SchedulerHarness {
   std::deque<ScheduledBatch*> in_flight_;
   uint64_t arrivals_ = 0;
   int32_t sampled_ = 0;
+  std::unordered_map<const Sequence*, int> preemptions_;
 };
 
 /// The batch's entry for a sequence; null if it is not in it.

@@ -290,7 +290,7 @@ TEST(SchedulerTest, DetachedSlotsWaitForAStepThatTellsOfThem) {
   SchedulerHarness harness(SchedulerHarness::Options());
   harness.RunToEnd(harness.Add(Tokens(10), 1));
   EXPECT_EQ(harness.Schedule(), nullptr);
-  EXPECT_FALSE(harness.scheduler().HasWork());
+  EXPECT_FALSE(harness.HasWork());
   harness.RemoveReleased();
   harness.Add(Tokens(10), 1);
   EXPECT_THAT(harness.Step().detached_slots, ElementsAre(0));
@@ -306,7 +306,7 @@ TEST(SchedulerTest, PagesBehindTheWindowAreFreed) {
   SequenceGroup* group = harness.Add(Tokens(1000), 100);
   harness.RunToEnd(group);
   EXPECT_EQ(First(group).num_generated(), 100);
-  EXPECT_EQ(First(group).num_preemptions, 0);
+  EXPECT_EQ(harness.preemptions(First(group)), 0);
 }
 
 }  // namespace
