@@ -22,7 +22,9 @@ struct Request {
   bool prompt_is_empty_text = false;
   SamplingParams sampling;
 
-  /// Lower is sooner; FCFS within one value. [-100, 100]
+  /// Lower is sooner; FCFS within one value.
+  static constexpr int32_t kMinPriority = -100;
+  static constexpr int32_t kMaxPriority = 100;
   int32_t priority = 0;
   /// Prefix-cache salt: requests of different tenants never share pages.
   std::string tenant;

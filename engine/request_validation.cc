@@ -6,8 +6,6 @@
 namespace parallax {
 namespace {
 
-constexpr int32_t kMaxPriority = 100;  // and the lowest is its negative
-
 absl::Status CheckPrompt(const Request& request, int32_t vocab_size) {
   if (request.prompt.empty()) return absl::InvalidArgumentError("prompt: no tokens");
   for (size_t i = 0; i < request.prompt.size(); ++i) {
@@ -21,9 +19,10 @@ absl::Status CheckPrompt(const Request& request, int32_t vocab_size) {
 }
 
 absl::Status CheckScheduling(const Request& request) {
-  if (request.priority < -kMaxPriority || request.priority > kMaxPriority) {
+  if (request.priority < Request::kMinPriority || request.priority > Request::kMaxPriority) {
     return absl::InvalidArgumentError(absl::StrCat("priority: ", request.priority, " is outside [",
-                                                   -kMaxPriority, ", ", kMaxPriority, "]"));
+                                                   Request::kMinPriority, ", ",
+                                                   Request::kMaxPriority, "]"));
   }
   if (request.adapter_id != 0) {
     return absl::InvalidArgumentError(absl::StrCat("adapter_id: ", request.adapter_id,

@@ -75,14 +75,12 @@ void AddUnique(std::optional<int32_t> id, std::vector<int32_t>* ids) {
   ids->push_back(*id);
 }
 
-absl::Status LoadTokenizerInto(const std::string& folder, int64_t vocab_size,
-                               LoadedModel* loaded) {
+absl::Status LoadTokenizerInto(const std::string& folder, int64_t vocab_size, LoadedModel* loaded) {
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = LoadTokenizer(folder);
   if (absl::IsNotFound(tokenizer.status())) return absl::OkStatus();
   if (!tokenizer.ok()) return tokenizer.status();
   if (absl::Status s = CheckSpecialIds(**tokenizer, vocab_size); !s.ok()) {
-    return absl::Status(s.code(),
-                        absl::StrCat(TokenizerFile(folder).string(), ": ", s.message()));
+    return absl::Status(s.code(), absl::StrCat(TokenizerFile(folder).string(), ": ", s.message()));
   }
   loaded->tokenizer = *std::move(tokenizer);
   loaded->served.tokenizer = loaded->tokenizer.get();
@@ -93,18 +91,15 @@ absl::Status LoadTokenizerInto(const std::string& folder, int64_t vocab_size,
 }
 
 // What the folder says: tokenizer, sampling defaults, special ids.
-absl::Status LoadFolder(const ServerConfig& config, ModelRunnerOptions* options,
-                        LoadedModel* loaded) {
-  absl::StatusOr<ModelFolder> folder = ReadModelFolder(config.model);
-  if (!folder.ok()) return folder.status();
-  const int64_t vocab_size = folder->config.vocab_size;
+absl::Status ApplyFolder(const ServerConfig& config, const ModelFolder& folder,
+                         ModelRunnerOptions* options, LoadedModel* loaded) {
+  const int64_t vocab_size = folder.config.vocab_size;
   if (absl::Status s = LoadTokenizerInto(config.model, vocab_size, loaded); !s.ok()) return s;
   ServedModel& served = loaded->served;
-  ApplyDefaults(folder->generation, &served.default_sampling);
-  served.eos_token_ids = folder->eos_token_ids;
-  served.bos_token_id = folder->generation.bos_token_id.has_value()
-                            ? folder->generation.bos_token_id
-                            : folder->config.bos_token_id;
+  ApplyDefaults(folder.generation, &served.default_sampling);
+  served.eos_token_ids = folder.eos_token_ids;
+  served.bos_token_id = folder.generation.bos_token_id.has_value() ? folder.generation.bos_token_id
+                                                                   : folder.config.bos_token_id;
   if (loaded->tokenizer != nullptr) {
     AddUnique(loaded->tokenizer->eos_id(), &served.eos_token_ids);
     if (loaded->tokenizer->bos_id().has_value()) served.bos_token_id = loaded->tokenizer->bos_id();
@@ -114,24 +109,31 @@ absl::Status LoadFolder(const ServerConfig& config, ModelRunnerOptions* options,
   }
   options->eos_token_ids = served.eos_token_ids;
   if (config.kv_cache_bytes == 0) return absl::OkStatus();
-  const absl::StatusOr<int32_t> pages = PagesOf(config.kv_cache_bytes, folder->config, *options);
+  const absl::StatusOr<int32_t> pages = PagesOf(config.kv_cache_bytes, folder.config, *options);
   if (!pages.ok()) return pages.status();
   options->num_kv_pages = *pages;
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<ModelRunner>> LoadFolder(const ServerConfig& config,
+                                                        ModelRunnerOptions options,
+                                                        LoadedModel* loaded) {
+  const absl::StatusOr<ModelFolder> folder = ReadModelFolder(config.model);
+  if (!folder.ok()) return folder.status();
+  if (absl::Status s = ApplyFolder(config, *folder, &options, loaded); !s.ok()) return s;
+  return CreateModelRunner(options, *folder);
 }
 
 }  // namespace
 
 absl::StatusOr<LoadedModel> LoadModel(const ServerConfig& config) {
   LoadedModel loaded;
-  ModelRunnerOptions options = RunnerOptions(config);
+  const ModelRunnerOptions options = RunnerOptions(config);
   if (config.model == "null" && config.device == "cuda") {
     return absl::InvalidArgumentError("--device: cuda: the null model runs on no device");
   }
-  if (config.model != "null") {
-    if (absl::Status s = LoadFolder(config, &options, &loaded); !s.ok()) return s;
-  }
-  absl::StatusOr<std::unique_ptr<ModelRunner>> runner = CreateModelRunner(options);
+  absl::StatusOr<std::unique_ptr<ModelRunner>> runner =
+      config.model == "null" ? CreateModelRunner(options) : LoadFolder(config, options, &loaded);
   if (!runner.ok()) return runner.status();
   loaded.runner = *std::move(runner);
   loaded.served.name = config.model_name;

@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <limits>
-#include <sstream>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/read_file.h"
 #include "engine/cuda/cuda_backend.h"
 #include "engine/models/tensor_source.h"
 #include "engine/models/weights.h"
@@ -24,20 +23,7 @@ namespace {
 
 constexpr double kDefaultMemoryShare = 0.7;
 constexpr uintmax_t kMaxConfigBytes = 16 << 20;
-
-absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
-  std::error_code error;
-  const uintmax_t size = std::filesystem::file_size(path, error);
-  if (error) return absl::NotFoundError(absl::StrCat(path, ": ", error.message()));
-  if (size > kMaxConfigBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": ", size, " bytes are too many"));
-  }
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
-  return text.str();
-}
+constexpr uint64_t kDummySeed = 0;
 
 // The ids come from the caller and from the folder: the ops would refuse a step that holds one
 // without a row, long after the start.
@@ -57,7 +43,7 @@ absl::Status InFolder(const absl::Status& status, const std::string& folder) {
 absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const ModelRunnerOptions& options,
                                                          int64_t budget_bytes) {
   if (options.load_format == LoadFormat::kDummy) {
-    return std::make_unique<DummyTensorSource>(options.dummy_seed, kernels::DType::kBFloat16);
+    return std::make_unique<DummyTensorSource>(kDummySeed, kernels::DType::kBFloat16);
   }
   absl::StatusOr<std::unique_ptr<SafetensorsCheckpoint>> checkpoint =
       SafetensorsCheckpoint::Open(options.model);
@@ -172,7 +158,8 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateOnCpu(const ModelRunnerOption
 }  // namespace
 
 absl::StatusOr<ModelFolder> ReadModelFolder(const std::string& folder) {
-  const absl::StatusOr<std::string> config_text = ReadSmallFile(folder + "/config.json");
+  const absl::StatusOr<std::string> config_text =
+      ReadWholeFile(folder + "/config.json", kMaxConfigBytes);
   if (!config_text.ok()) return config_text.status();
   absl::StatusOr<ModelConfig> config = ParseModelConfig(*config_text);
   if (!config.ok()) return InFolder(config.status(), folder);
@@ -184,7 +171,7 @@ absl::StatusOr<ModelFolder> ReadModelFolder(const std::string& folder) {
   const bool has_generation = std::filesystem::exists(generation_path, error);
   if (error) return absl::NotFoundError(absl::StrCat(generation_path, ": ", error.message()));
   if (has_generation) {
-    const absl::StatusOr<std::string> text = ReadSmallFile(generation_path);
+    const absl::StatusOr<std::string> text = ReadWholeFile(generation_path, kMaxConfigBytes);
     if (!text.ok()) return text.status();
     absl::StatusOr<GenerationDefaults> generation =
         ParseGenerationDefaults(*text, result.config.vocab_size);
@@ -199,16 +186,20 @@ absl::StatusOr<ModelFolder> ReadModelFolder(const std::string& folder) {
 absl::StatusOr<std::unique_ptr<ModelRunner>> CreateModelRunner(const ModelRunnerOptions& options) {
   if (options.model == "null") return CreateNullRunner(options);
   const absl::StatusOr<ModelFolder> folder = ReadModelFolder(options.model);
-  if (!folder.ok()) return folder.status();
-  if (absl::Status s = CheckEosIds(options.eos_token_ids, folder->config.vocab_size); !s.ok()) {
+  return folder.ok() ? CreateModelRunner(options, *folder) : folder.status();
+}
+
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateModelRunner(const ModelRunnerOptions& options,
+                                                               const ModelFolder& folder) {
+  if (absl::Status s = CheckEosIds(options.eos_token_ids, folder.config.vocab_size); !s.ok()) {
     return s;
   }
-  const absl::StatusOr<int32_t> max_context_tokens = MaxContextTokens(options, folder->config);
+  const absl::StatusOr<int32_t> max_context_tokens = MaxContextTokens(options, folder.config);
   if (!max_context_tokens.ok()) return max_context_tokens.status();
   const bool on_gpu = options.device == RunnerDevice::kCuda ||
                       (options.device == RunnerDevice::kAuto && CudaBackendUsable());
-  return on_gpu ? CreateOnGpu(options, *folder, *max_context_tokens)
-                : CreateOnCpu(options, *folder, *max_context_tokens);
+  return on_gpu ? CreateOnGpu(options, folder, *max_context_tokens)
+                : CreateOnCpu(options, folder, *max_context_tokens);
 }
 
 }  // namespace parallax

@@ -35,7 +35,6 @@ struct ModelRunnerOptions {
   /// A Hugging Face model folder, or "null" for NullModelRunner.
   std::string model;
   LoadFormat load_format = LoadFormat::kSafetensors;
-  uint64_t dummy_seed = 0;
 
   RunnerDevice device = RunnerDevice::kAuto;
   kernels::DType kv_cache_dtype = kernels::DType::kBFloat16;
@@ -71,7 +70,11 @@ struct ModelFolder {
 };
 absl::StatusOr<ModelFolder> ReadModelFolder(const std::string& folder);
 
+/// Reads options.model first.
 absl::StatusOr<std::unique_ptr<ModelRunner>> CreateModelRunner(const ModelRunnerOptions& options);
+/// `folder`: what ReadModelFolder made of options.model, which is not "null".
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateModelRunner(const ModelRunnerOptions& options,
+                                                               const ModelFolder& folder);
 
 }  // namespace parallax
 

@@ -8,8 +8,9 @@ namespace parallax {
 
 int WaitingQueue::ClassOf(const Sequence& sequence) {
   const int32_t priority = sequence.group->request.priority;
-  CheckInvariant(priority >= kMinPriority && priority <= kMaxPriority, "priority is in range");
-  return priority - kMinPriority;
+  CheckInvariant(priority >= Request::kMinPriority && priority <= Request::kMaxPriority,
+                 "priority is in range");
+  return priority - Request::kMinPriority;
 }
 
 void WaitingQueue::Insert(Sequence* sequence) {

@@ -17,9 +17,6 @@ namespace parallax {
 
 class WaitingQueue {
  public:
-  static constexpr int32_t kMinPriority = -100;
-  static constexpr int32_t kMaxPriority = 100;
-
   /// REQUIRES: not queued; priority in range; state waiting.
   void Insert(Sequence* sequence);
   /// REQUIRES: queued.
@@ -31,7 +28,7 @@ class WaitingQueue {
   int32_t size() const { return size_; }
 
  private:
-  static constexpr int kClasses = kMaxPriority - kMinPriority + 1;
+  static constexpr int kClasses = Request::kMaxPriority - Request::kMinPriority + 1;
   struct List {
     Sequence* head = nullptr;
     Sequence* tail = nullptr;

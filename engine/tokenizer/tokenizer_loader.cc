@@ -1,10 +1,10 @@
-#include <fstream>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/base/read_file.h"
 #include "engine/tokenizer/sentencepiece_tokenizer.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "engine/tokenizer/tokenizer_config.h"
@@ -28,25 +28,9 @@ absl::Status WithFile(const absl::Status& status, const fs::path& path) {
                       absl::StrCat(path.string(), ": ", std::string(status.message())));
 }
 
-absl::StatusOr<std::string> ReadFile(const fs::path& path) {
-  std::error_code error;
-  const uintmax_t size = fs::file_size(path, error);
-  if (error) return absl::InvalidArgumentError(absl::StrCat(path.string(), ": ", error.message()));
-  if (size > kMaxFileBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path.string(), ": ", size, " bytes is too large for a tokenizer"));
-  }
-  std::string contents(size, '\0');
-  std::ifstream file(path, std::ios::binary);
-  if (!file.read(contents.data(), static_cast<std::streamsize>(size))) {
-    return absl::InvalidArgumentError(absl::StrCat(path.string(), ": cannot be read"));
-  }
-  return contents;
-}
-
 absl::StatusOr<TokenizerConfig> LoadConfig(const fs::path& path) {
   if (!Exists(path)) return TokenizerConfig{};
-  const absl::StatusOr<std::string> text = ReadFile(path);
+  const absl::StatusOr<std::string> text = ReadWholeFile(path, kMaxFileBytes);
   if (!text.ok()) return text.status();
   absl::StatusOr<TokenizerConfig> config = ParseTokenizerConfig(*text);
   if (!config.ok()) return WithFile(config.status(), path);
@@ -81,7 +65,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const fs::path& model_d
   }
   const absl::StatusOr<TokenizerConfig> config = LoadConfig(model_dir / "tokenizer_config.json");
   if (!config.ok()) return config.status();
-  const absl::StatusOr<std::string> contents = ReadFile(path);
+  const absl::StatusOr<std::string> contents = ReadWholeFile(path, kMaxFileBytes);
   if (!contents.ok()) return contents.status();
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
       path.extension() == ".model" ? SentencePieceTokenizer::Create(*contents, *config)

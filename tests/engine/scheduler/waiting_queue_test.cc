@@ -27,10 +27,10 @@ class WaitingQueueTest : public ::testing::Test {
 
 TEST_F(WaitingQueueTest, OrdersByPriorityThenArrival) {
   EXPECT_EQ(queue_.Front(), nullptr);
-  Sequence* late = Make(WaitingQueue::kMaxPriority, 1);
+  Sequence* late = Make(Request::kMaxPriority, 1);
   Sequence* second = Make(0, 3);
   Sequence* first = Make(0, 2);
-  Sequence* urgent = Make(WaitingQueue::kMinPriority, 9);
+  Sequence* urgent = Make(Request::kMinPriority, 9);
   for (Sequence* sequence : {late, second, first, urgent}) queue_.Insert(sequence);
   for (Sequence* expected : {urgent, first, second, late}) {
     ASSERT_EQ(queue_.Front(), expected);
