@@ -1,9 +1,8 @@
 // EngineObserver: how metrics watch the engine.
 //
 // Called from the engine thread (OnAccepted and OnRefused from the submitting thread);
-// implementations
-// are thread-safe, never block and never call the engine. Each request and each token is
-// reported exactly once, whatever way the request ends:
+// implementations are thread-safe, never block and never call the engine. Each request and each
+// token is reported exactly once, whatever way the request ends:
 //   sum of OnSubmitted = sum of OnFinished + live requests,
 //   sum of FinishedRequest::completion_tokens = sum of StepStats::tokens_generated.
 #ifndef PARALLAX_ENGINE_ENGINE_OBSERVER_H_
