@@ -116,9 +116,12 @@ TEST_F(EngineMemoryTest, DroppingTheQueueTakesNoMemory) {
 }
 
 TEST_F(EngineMemoryTest, ARefusalBuildsNothing) {
+  words = {"word"};
   StartBusy();
   for (int i = 0; i < kRequests; ++i) Submit(MakeRequest());
   Request request = LongRequest();
+  request.prompt.assign(kPromptTokens, 2);
+  request.sampling.echo = true;
   StartCounting();
   const absl::Status status = engine->Submit(std::move(request), std::make_shared<RecordingSink>());
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
