@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -36,27 +37,30 @@ PositionLogprobs Unscored(int32_t token) {
   return position;
 }
 
-// What stands before the first token's delta if the prompt is echoed.
-OutputDelta TakeEcho(LiveRequest* live) {
-  const Request& request = live->group->request;
-  OutputDelta echo;
-  if (!request.sampling.echo) return echo;
-  echo.text = std::move(live->echo_text);
-  echo.token_ids = request.prompt;
-  if (!request.sampling.logprobs.has_value()) return echo;
-  echo.logprobs = live->prompt_logprobs;
-  if (echo.logprobs.empty()) {
-    for (const int32_t token : request.prompt) echo.logprobs.push_back(Unscored(token));
-  }
-  return echo;
+std::shared_ptr<const Logprobs> TakePromptLogprobs(LiveRequest* live) {
+  if (live->prompt_logprobs.empty()) return nullptr;
+  return std::make_shared<const Logprobs>(std::move(live->prompt_logprobs));
 }
 
-void SendEcho(LiveRequest* live, OutputDelta echo) {
-  for (const Choice& choice : live->choices) {
-    if (choice.finished) continue;
-    echo.choice = choice.sequence->choice;
-    live->sink->OnDelta(echo);
-  }
+std::shared_ptr<const Logprobs> UnscoredPrompt(std::span<const int32_t> prompt) {
+  auto logprobs = std::make_shared<Logprobs>();
+  logprobs->reserve(prompt.size());
+  for (const int32_t token : prompt) logprobs->push_back(Unscored(token));
+  return logprobs;
+}
+
+// Null if the prompt is not to be echoed.
+std::shared_ptr<const Echo> TakeEcho(LiveRequest* live,
+                                     std::shared_ptr<const Logprobs> prompt_logprobs) {
+  const Request& request = live->group->request;
+  if (!request.sampling.echo) return nullptr;
+  auto echo = std::make_shared<Echo>();
+  echo->text = std::move(live->echo_text);
+  echo->token_ids = request.prompt;
+  if (!request.sampling.logprobs.has_value()) return echo;
+  const bool scored = prompt_logprobs != nullptr;
+  echo->logprobs = scored ? std::move(prompt_logprobs) : UnscoredPrompt(request.prompt);
+  return echo;
 }
 
 }  // namespace
@@ -151,11 +155,11 @@ void OutputProcessor::Start(LiveRequest* live, absl::Time now) {
   live->PreparePromptLogprobs();  // of a prompt of one token no position is scored
   observer_->OnStarted(live->Timings(live->choices.front(), now));
   const SequenceGroup& group = *live->group;
-  OutputDelta echo = TakeEcho(live);
+  std::shared_ptr<const Logprobs> prompt_logprobs = TakePromptLogprobs(live);
   live->sink->OnStart({.prompt_tokens = static_cast<int32_t>(group.request.prompt.size()),
                        .cached_tokens = group.cached_tokens,
-                       .prompt_logprobs = std::move(live->prompt_logprobs)});
-  if (group.request.sampling.echo) SendEcho(live, std::move(echo));
+                       .prompt_logprobs = prompt_logprobs,
+                       .echo = TakeEcho(live, prompt_logprobs)});
 }
 
 void OutputProcessor::CountToken(Choice* choice, absl::Time now) {

@@ -4,8 +4,9 @@
 //   OnStart  at most once, before any token (prompt log-probabilities, echo),
 //   OnDelta  any number of times; the last one of every choice carries its finish,
 //   OnDone   exactly once for every accepted request, last.
-// With `echo`, the first delta of a choice holds the prompt's text and token ids. However a
-// request ends, every choice gets a finish before OnDone.
+// What there is to tell of the prompt is in OnStart, once for all choices: it may be a thousand
+// times the size of a token's output, and n copies of it n thousand. However a request ends,
+// every choice gets a finish before OnDone.
 //
 // Contract for implementers: never block, never call back into the engine except Cancel,
 // never throw. A slow reader is the sink's to handle, in a bounded buffer.
@@ -13,6 +14,7 @@
 #define PARALLAX_ENGINE_TOKEN_SINK_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -64,17 +66,27 @@ struct OutputDelta {
   int32_t choice = 0;
   std::string text;  // whole UTF-8 characters; empty for models without a tokenizer
   std::vector<int32_t> token_ids;
-  /// One a token id, if asked for. An echoed prompt token that was not scored has NaN.
-  std::vector<PositionLogprobs> logprobs;
+  std::vector<PositionLogprobs> logprobs;  // one a token id, if asked for
   std::optional<ChoiceFinish> finish;  // set on the choice's last delta
+};
+
+using Logprobs = std::vector<PositionLogprobs>;
+
+/// What stands at the beginning of every choice's output.
+struct Echo {
+  std::string text;
+  std::vector<int32_t> token_ids;
+  /// One a token id, if asked for (else null). A token that was not scored has NaN.
+  std::shared_ptr<const Logprobs> logprobs;
 };
 
 /// Known when the prompt has been processed.
 struct RequestStart {
   int32_t prompt_tokens = 0;
   int32_t cached_tokens = 0;
-  /// One a prompt token, if asked for; the first has no log-probability (NaN chosen).
-  std::vector<PositionLogprobs> prompt_logprobs;
+  /// One a prompt token; the first has no log-probability (NaN chosen). Null: not asked for.
+  std::shared_ptr<const Logprobs> prompt_logprobs;
+  std::shared_ptr<const Echo> echo;  // null: not asked for
 };
 
 class TokenSink {

@@ -34,10 +34,8 @@ GenerateCollector::GenerateCollector(GenerateCall call, int num_choices,
 
 void GenerateCollector::OnStart(RequestStart start) {
   MutexLock lock(&mutex_);
-  for (const PositionLogprobs& position : start.prompt_logprobs) {
-    CountLocked(LogprobsBytes(position));
-  }
-  if (!overflow_.has_value()) prompt_logprobs_ = std::move(start.prompt_logprobs);
+  CountLocked(PromptBytes(start, choices_.size()));
+  if (!overflow_.has_value()) start_ = std::move(start);
 }
 
 void GenerateCollector::OnDelta(OutputDelta delta) {
@@ -80,17 +78,27 @@ void GenerateCollector::Write() {
 void GenerateCollector::FillResponseLocked() {
   response_->set_request_id(call_.request_id());
   response_->set_model(call_.environment().model.name);
-  AppendLogprobs(prompt_logprobs_, call_.environment().model.tokenizer,
-                 response_->mutable_prompt_logprobs());
-  for (OutputDelta& choice : choices_) FillChoice(std::move(choice));
+  if (start_.prompt_logprobs != nullptr) {
+    AppendLogprobs(*start_.prompt_logprobs, call_.environment().model.tokenizer,
+                   response_->mutable_prompt_logprobs());
+  }
+  for (OutputDelta& choice : choices_) FillChoiceLocked(std::move(choice));
 }
 
-void GenerateCollector::FillChoice(OutputDelta choice) {
+void GenerateCollector::FillChoiceLocked(OutputDelta choice) {
+  const Tokenizer* const tokenizer = call_.environment().model.tokenizer;
   v1::Choice* wire = response_->add_choices();
   wire->set_index(choice.choice);
-  wire->set_text(std::move(choice.text));
+  if (const Echo* const echo = start_.echo.get()) {
+    wire->set_text(echo->text);
+    wire->mutable_token_ids()->Add(echo->token_ids.begin(), echo->token_ids.end());
+    if (echo->logprobs != nullptr) {
+      AppendLogprobs(*echo->logprobs, tokenizer, wire->mutable_logprobs());
+    }
+  }
+  wire->mutable_text()->append(choice.text);
   wire->mutable_token_ids()->Add(choice.token_ids.begin(), choice.token_ids.end());
-  AppendLogprobs(choice.logprobs, call_.environment().model.tokenizer, wire->mutable_logprobs());
+  AppendLogprobs(choice.logprobs, tokenizer, wire->mutable_logprobs());
   if (!choice.finish.has_value()) return;
   FillFinish(*choice.finish, wire->mutable_finish());
   AddUsage(wire->finish().usage(), response_->mutable_usage());

@@ -49,7 +49,7 @@ class GenerateCollector final : public grpc::ServerUnaryReactor,
  private:
   void CountLocked(size_t bytes) PARALLAX_REQUIRES(mutex_);
   void FillResponseLocked() PARALLAX_REQUIRES(mutex_);
-  void FillChoice(OutputDelta choice);
+  void FillChoiceLocked(OutputDelta choice) PARALLAX_REQUIRES(mutex_);
 
   GenerateCall call_;
   const int dispatch_queue_;
@@ -57,7 +57,7 @@ class GenerateCollector final : public grpc::ServerUnaryReactor,
 
   Mutex mutex_;
   std::shared_ptr<GenerateCollector> self_ PARALLAX_GUARDED_BY(mutex_);  // until gRPC's OnDone
-  std::vector<PositionLogprobs> prompt_logprobs_ PARALLAX_GUARDED_BY(mutex_);
+  RequestStart start_ PARALLAX_GUARDED_BY(mutex_);
   std::vector<OutputDelta> choices_ PARALLAX_GUARDED_BY(mutex_);
   size_t bytes_ PARALLAX_GUARDED_BY(mutex_) = 0;
   std::optional<absl::Status> overflow_ PARALLAX_GUARDED_BY(mutex_);

@@ -1,20 +1,22 @@
 // GenerateReactor: one streaming call, from the engine's tokens to gRPC's writes.
 //
 //   engine thread      OnDelta, OnDone: into the outbox, mark the call as writable
-//   dispatcher thread  Write: take a chunk, start gRPC's write
+//   dispatcher thread  Write: take a chunk, encode it, start gRPC's write
 //   gRPC threads       OnWriteDone: write the next chunk; OnCancel: tell the engine
 //
 // At most one write is outstanding; what arrives meanwhile coalesces in the bounded outbox.
-// Over its bound the request ends with RESOURCE_EXHAUSTED: the engine never waits.
+// Over its bound the request ends with RESOURCE_EXHAUSTED: the engine never waits. It does not
+// wait for the encoder either, to which a chunk of log-probabilities is milliseconds of work:
+// whoever writes takes a chunk under the lock, and encodes it and frees it outside.
 //
-// The messages are the Encoder's, so that every service streams through this one class:
+// The messages are the Encoder's, so that every service streams through this one class. It is
+// used by one thread at a time:
 //   using Message;                             what is written
-//   void OnStart(const RequestStart&);         before the first chunk
 //   absl::Status Add(OutputChunk);             a chunk of the outbox; an error ends the request.
 //                                              REQUIRES: empty()
 //   bool Next(Message*);                       what those chunks became, message by message; the
 //                                              one before is given back, for its buffers' sake
-//   bool streams() const;                      whether tokens leave as they come
+//   bool streams() const;                      whether tokens leave as they come; any thread
 //   bool empty() const; void Clear();          nothing is left for Next; drop what is
 //
 // Lifetime: shared. The call holds a reference to itself until gRPC is done with it, the
@@ -71,16 +73,13 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
   GenerateReactor(GenerateCall call, Encoder encoder)
       : call_(std::move(call)),
         dispatch_queue_(call_.environment().dispatcher->AssignQueue()),
-        outbox_(call_.environment().outbox_bytes),
-        encoder_(std::move(encoder)) {}
+        encoder_(std::move(encoder)),
+        outbox_(call_.environment().outbox_bytes) {}
 
   // TokenSink, on the engine's thread.
   void OnStart(RequestStart start) override {
     MutexLock lock(&mutex_);
-    encoder_.OnStart(start);
-    if (discarding_ || start.prompt_logprobs.empty()) return;
-    outbox_.AddPromptLogprobs(std::move(start.prompt_logprobs));
-    DispatchLocked();
+    if (!discarding_) outbox_.Start(std::move(start));
   }
 
   void OnDelta(OutputDelta delta) override {
@@ -117,14 +116,14 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
     {
       MutexLock lock(&mutex_);
       writing_ = false;
-      if (!ok) DiscardLocked();  // the client is gone; OnCancel tells the engine
+      if (!ok) NoteGoneLocked();  // OnCancel tells the engine
     }
     WriteNext();
   }
 
   void OnCancel() override {
     MutexLock lock(&mutex_);
-    DiscardLocked();
+    NoteGoneLocked();
     if (!done_.has_value()) call_.Cancel(call_.ClientGoneStatus());
   }
 
@@ -152,20 +151,26 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
   }
 
   void DispatchLocked() PARALLAX_REQUIRES(mutex_) {
-    if (writing_ || dispatched_) return;  // OnWriteDone, or the queued Write, goes on
+    if (dispatched_ || finished_) return;
+    if (writing_ && !discarding_) return;  // who writes goes on
     dispatched_ = true;
     call_.environment().dispatcher->Dispatch(dispatch_queue_, this->shared_from_this());
   }
 
+  void NoteGoneLocked() PARALLAX_REQUIRES(mutex_) {
+    gone_ = true;
+    DiscardLocked();
+  }
+
+  // Nothing that waits is wanted. The dispatcher frees it, which may take a while.
   void DiscardLocked() PARALLAX_REQUIRES(mutex_) {
     discarding_ = true;
-    outbox_.Clear();
-    encoder_.Clear();
+    DispatchLocked();
   }
 
   void OverflowLocked(absl::Status status) PARALLAX_REQUIRES(mutex_) {
-    DiscardLocked();
     overflow_ = std::move(status);
+    DiscardLocked();
     if (done_.has_value()) {
       done_ = *overflow_;
     } else {
@@ -173,55 +178,100 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
     }
   }
 
-  // Fills message_ with what is to be written next, if anything is.
-  bool NextLocked() PARALLAX_REQUIRES(mutex_) {
-    while (!encoder_.Next(&message_)) {
-      if (outbox_.empty()) return false;
-      if (absl::Status s = encoder_.Add(outbox_.Take()); !s.ok()) OverflowLocked(std::move(s));
-    }
+  // Writes what is next, if anything is and nobody is at it.
+  void WriteNext() {
+    if (!TakeTurn()) return;
+    do {
+      while (!encoder_.Next(&message_)) {
+        OutputChunk chunk;
+        if (!TakeChunk(&chunk)) return;
+        if (absl::Status s = encoder_.Add(std::move(chunk)); !s.ok()) Overflow(std::move(s));
+      }
+    } while (!Send());
+  }
+
+  // Whether encoder and message are the caller's, until gRPC has written or TakeChunk fails.
+  bool TakeTurn() {
+    ChunkOutbox discarded(0);  // freed after the lock is
+    MutexLock lock(&mutex_);
+    if (discarding_) std::swap(outbox_, discarded);
+    if (writing_ || finished_) return false;
+    writing_ = true;
     return true;
   }
 
-  void WriteNext() {
-    bool has_message = false;
-    grpc::WriteOptions options;
-    std::optional<absl::Status> end;
+  // False if no chunk waits: then the turn is over, and with the last one the call.
+  bool TakeChunk(OutputChunk* chunk) {
+    absl::Status end;
     {
       MutexLock lock(&mutex_);
-      if (writing_ || finished_) return;
-      has_message = writing_ = NextLocked();
-      if (has_message && has_token_) call_.NoteFirstToken();
+      if (!discarding_ && !outbox_.empty()) {
+        *chunk = outbox_.Take();
+        return true;
+      }
+      writing_ = false;
+      if (!done_.has_value()) return false;
+      finished_ = true;
+      end = EndLocked();
+    }
+    this->Finish(call_.End(end));
+    return false;
+  }
+
+  void Overflow(absl::Status status) {
+    encoder_.Clear();
+    MutexLock lock(&mutex_);
+    OverflowLocked(std::move(status));
+  }
+
+  // False if the message is not wanted any more.
+  bool Send() {
+    grpc::WriteOptions options;
+    std::optional<absl::Status> end;
+    bool wanted;
+    {
+      MutexLock lock(&mutex_);
+      wanted = !discarding_;
+      if (wanted && has_token_) call_.NoteFirstToken();
       // The next message is ready: one flush for both. Not for the first, whose write, with the
       // initial metadata in it, gRPC calls done only when it is flushed.
       if (announced_ && !encoder_.empty()) options.set_buffer_hint();
-      if (has_message) AnnounceIdLocked();
-      if (outbox_.empty() && encoder_.empty() && done_.has_value()) {
-        end = *done_;
-        finished_ = true;
-      }
+      if (wanted) AnnounceIdLocked();
+      finished_ = wanted && outbox_.empty() && encoder_.empty() && done_.has_value();
+      if (finished_) end = EndLocked();
     }
-    if (has_message && end.has_value()) {
-      this->StartWriteAndFinish(&message_, grpc::WriteOptions(), call_.End(*end));
-    } else if (has_message) {
-      this->StartWrite(&message_, options);
+    if (!wanted) {
+      encoder_.Clear();
     } else if (end.has_value()) {
-      this->Finish(call_.End(*end));
+      this->StartWriteAndFinish(&message_, grpc::WriteOptions(), call_.End(*end));
+    } else {
+      this->StartWrite(&message_, options);
     }
+    return wanted;
+  }
+
+  // How the call ends. REQUIRES: the request has.
+  absl::Status EndLocked() const PARALLAX_REQUIRES(mutex_) {
+    // The engine was done, but not its output with its way to the client.
+    if (gone_ && done_->ok()) return call_.ClientGoneStatus();
+    return *done_;
   }
 
   GenerateCall call_;
   const int dispatch_queue_;
-  typename Encoder::Message message_;  // gRPC's while a write is outstanding
+  // Of whoever has the turn (writing_).
+  Encoder encoder_;
+  typename Encoder::Message message_;
 
   Mutex mutex_;
   std::shared_ptr<GenerateReactor> self_ PARALLAX_GUARDED_BY(mutex_);  // until gRPC's OnDone
   ChunkOutbox outbox_ PARALLAX_GUARDED_BY(mutex_);
-  Encoder encoder_ PARALLAX_GUARDED_BY(mutex_);
   bool has_token_ PARALLAX_GUARDED_BY(mutex_) = false;  // a call may end, or write, without one
   // Waits in the dispatcher's queue; at first, for BeginWrites.
   bool dispatched_ PARALLAX_GUARDED_BY(mutex_) = true;
   bool announced_ PARALLAX_GUARDED_BY(mutex_) = false;   // the id is in the initial metadata
-  bool writing_ PARALLAX_GUARDED_BY(mutex_) = false;     // a write is outstanding
+  bool writing_ PARALLAX_GUARDED_BY(mutex_) = false;     // a thread encodes, or gRPC writes
+  bool gone_ PARALLAX_GUARDED_BY(mutex_) = false;        // the client is
   bool discarding_ PARALLAX_GUARDED_BY(mutex_) = false;  // reader gone or too slow
   bool finished_ PARALLAX_GUARDED_BY(mutex_) = false;    // gRPC was told the status
   std::optional<absl::Status> overflow_ PARALLAX_GUARDED_BY(mutex_);

@@ -75,6 +75,18 @@ void FillChunk(OutputDelta delta, const Tokenizer* tokenizer, v1::GenerateChunk*
   if (delta.finish.has_value()) FillFinish(*delta.finish, chunk->mutable_finish());
 }
 
+void FillPromptPiece(const PromptPiece& piece, const Tokenizer* tokenizer,
+                     v1::GenerateChunk* chunk) {
+  if (!piece.choice.has_value()) {
+    AppendLogprobs(piece.logprobs, tokenizer, chunk->mutable_prompt_logprobs());
+    return;
+  }
+  chunk->set_index(*piece.choice);
+  chunk->set_text(piece.text.data(), piece.text.size());
+  chunk->mutable_token_ids()->Add(piece.token_ids.begin(), piece.token_ids.end());
+  AppendLogprobs(piece.logprobs, tokenizer, chunk->mutable_logprobs());
+}
+
 void AddUsage(const v1::Usage& choice, v1::Usage* total) {
   total->set_prompt_tokens(choice.prompt_tokens());
   total->set_cached_tokens(choice.cached_tokens());

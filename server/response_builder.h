@@ -10,6 +10,7 @@
 #include "engine/tokenizer/tokenizer.h"
 #include "google/protobuf/repeated_ptr_field.h"
 #include "parallax/v1/inference.pb.h"
+#include "server/prompt_pieces.h"
 
 namespace parallax::server {
 
@@ -21,6 +22,9 @@ void FillFinish(const ChoiceFinish& finish, v1::Finish* wire);
 
 /// index, text, token_ids, logprobs and finish of `delta`. REQUIRES: `chunk` has none of them.
 void FillChunk(OutputDelta delta, const Tokenizer* tokenizer, v1::GenerateChunk* chunk);
+
+/// The same of a part of the prompt, or its prompt_logprobs. REQUIRES: `chunk` has none of them.
+void FillPromptPiece(const PromptPiece& piece, const Tokenizer* tokenizer, v1::GenerateChunk* chunk);
 
 /// Usage of all choices of one request: they share the prompt, so it counts once.
 void AddUsage(const v1::Usage& choice, v1::Usage* total);

@@ -52,11 +52,6 @@ const char* ReasonOf(FinishReason reason) {
   return nullptr;
 }
 
-bool HasNews(const OutputChunk& chunk) {
-  // A delta may hold text alone, held back by a stop string that did not come: no news here.
-  return !chunk.delta.token_ids.empty() || !chunk.prompt_logprobs.empty();
-}
-
 void FillFinish(const ChoiceFinish& finish, wire::GenerateComplete* out) {
   out->set_finish_reason(ReasonOf(finish.reason));
   out->set_prompt_tokens(static_cast<uint32_t>(finish.prompt_tokens));
@@ -77,17 +72,17 @@ VllmEncoder::VllmEncoder(const Request& request, bool stream, size_t max_respons
       prompt_tokens_(static_cast<uint32_t>(request.prompt.size())),
       choices_(static_cast<size_t>(request.sampling.n)) {}
 
-void VllmEncoder::OnStart(const RequestStart& start) {
-  cached_tokens_ = static_cast<uint32_t>(start.cached_tokens);
-}
-
 absl::Status VllmEncoder::Add(OutputChunk chunk) {
-  const bool ends = chunk.delta.finish.has_value() && ReasonOf(chunk.delta.finish->reason);
+  if (chunk.start.has_value()) cached_tokens_ = static_cast<uint32_t>(chunk.start->cached_tokens);
   if (!stream_) {
     if (absl::Status s = Collect(chunk); !s.ok()) return s;
-    if (ends) finish_ = std::move(chunk.delta);
-  } else if (HasNews(chunk)) {
-    chunk_ = std::move(chunk);
+  } else if (chunk.start.has_value()) {
+    prompt_ = PromptPieces(*std::move(chunk.start), static_cast<int32_t>(choices_.size()));
+  }
+  const bool ends = chunk.delta.finish.has_value() && ReasonOf(chunk.delta.finish->reason);
+  // A delta may hold text alone, held back by a stop string that did not come: no news here.
+  if (stream_ && !chunk.delta.token_ids.empty()) {
+    chunk_ = std::move(chunk.delta);
   } else if (ends) {
     finish_ = std::move(chunk.delta);
   }
@@ -95,16 +90,17 @@ absl::Status VllmEncoder::Add(OutputChunk chunk) {
 }
 
 absl::Status VllmEncoder::Collect(const OutputChunk& chunk) {
-  collected_bytes_ += DeltaBytes(chunk.delta);
-  for (const PositionLogprobs& position : chunk.prompt_logprobs) {
-    collected_bytes_ += LogprobsBytes(position);
-  }
+  const OutputDelta& delta = chunk.delta;
+  collected_bytes_ += DeltaBytes(delta);
+  // Every choice's complete has those of the prompt.
+  if (chunk.start.has_value()) collected_bytes_ += choices_.size() * PromptBytes(*chunk.start, 1);
   if (collected_bytes_ > max_response_bytes_) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the reply would have more than ", max_response_bytes_, " bytes; set stream"));
   }
-  AppendInput(chunk.prompt_logprobs, &prompt_logprobs_);
-  const OutputDelta& delta = chunk.delta;
+  if (chunk.start.has_value() && chunk.start->prompt_logprobs != nullptr) {
+    AppendInput(*chunk.start->prompt_logprobs, &prompt_logprobs_);
+  }
   wire::GenerateComplete& complete = choices_[static_cast<size_t>(delta.choice)].complete;
   complete.mutable_output_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
   if (!delta.logprobs.empty()) AppendOutput(delta.logprobs, complete.mutable_output_logprobs());
@@ -113,32 +109,40 @@ absl::Status VllmEncoder::Collect(const OutputChunk& chunk) {
 
 bool VllmEncoder::Next(Message* message) {
   // Not message->Clear(), which frees the chunk that is there, and its ids' buffer with it.
-  if (chunk_.has_value()) {
+  if (!prompt_.empty()) {
+    WritePrompt(message->mutable_chunk());
+  } else if (chunk_.has_value()) {
     WriteChunk(message->mutable_chunk());
-    return true;
-  }
-  if (finish_.has_value()) {
+  } else if (finish_.has_value()) {
     WriteComplete(message->mutable_complete());
-    return true;
+  } else {
+    return false;
   }
-  return false;
+  return true;
+}
+
+void VllmEncoder::FillHead(int32_t choice, wire::GenerateStreamChunk* out) const {
+  out->Clear();
+  out->set_prompt_tokens(prompt_tokens_);
+  out->set_completion_tokens(choices_[static_cast<size_t>(choice)].completion_tokens);
+  out->set_cached_tokens(cached_tokens_);
+  out->set_index(static_cast<uint32_t>(choice));
+}
+
+void VllmEncoder::WritePrompt(wire::GenerateStreamChunk* out) {
+  FillHead(0, out);
+  AppendInput(prompt_.Next().logprobs, out->mutable_input_logprobs());
+  if (prompt_.empty()) prompt_ = PromptPieces();  // what it pointed into is free
 }
 
 void VllmEncoder::WriteChunk(wire::GenerateStreamChunk* out) {
-  OutputDelta& delta = chunk_->delta;
+  OutputDelta& delta = *chunk_;
   Choice& choice = choices_[static_cast<size_t>(delta.choice)];
   choice.completion_tokens += static_cast<uint32_t>(delta.token_ids.size());
   choice.complete.mutable_output_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
-  out->Clear();
+  FillHead(delta.choice, out);
   out->mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
-  out->set_prompt_tokens(prompt_tokens_);
-  out->set_completion_tokens(choice.completion_tokens);
-  out->set_cached_tokens(cached_tokens_);
-  out->set_index(static_cast<uint32_t>(delta.choice));
   if (!delta.logprobs.empty()) AppendOutput(delta.logprobs, out->mutable_output_logprobs());
-  if (!chunk_->prompt_logprobs.empty()) {
-    AppendInput(chunk_->prompt_logprobs, out->mutable_input_logprobs());
-  }
   if (delta.finish.has_value() && ReasonOf(delta.finish->reason)) finish_ = std::move(delta);
   chunk_.reset();
 }
@@ -152,8 +156,11 @@ void VllmEncoder::WriteComplete(wire::GenerateComplete* out) {
 }
 
 void VllmEncoder::Clear() {
+  prompt_ = PromptPieces();
   chunk_.reset();
   finish_.reset();
+  prompt_logprobs_.Clear();
+  choices_ = std::vector<Choice>(choices_.size());
 }
 
 }  // namespace parallax::server

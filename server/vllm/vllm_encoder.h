@@ -8,7 +8,7 @@
 // Token ids are kept either way, at most the context's length of them a choice. Without `stream`
 // they and the log-probabilities are bounded by max_response_bytes, as the unary Generate's reply is.
 //
-// Thread safety: none; the owning reactor's mutex guards it.
+// Thread safety: none; see generate_reactor.h.
 #ifndef PARALLAX_SERVER_VLLM_VLLM_ENCODER_H_
 #define PARALLAX_SERVER_VLLM_VLLM_ENCODER_H_
 
@@ -21,6 +21,7 @@
 #include "engine/request.h"
 #include "engine/token_sink.h"
 #include "server/chunk_outbox.h"
+#include "server/prompt_pieces.h"
 #include "vllm/vllm_engine.pb.h"
 
 namespace parallax::server {
@@ -31,12 +32,11 @@ class VllmEncoder {
 
   VllmEncoder(const Request& request, bool stream, size_t max_response_bytes);
 
-  void OnStart(const RequestStart& start);
   /// RESOURCE_EXHAUSTED over max_response_bytes. REQUIRES: empty().
   absl::Status Add(OutputChunk chunk);
   bool Next(Message* message);
   bool streams() const { return stream_; }
-  bool empty() const { return !chunk_.has_value() && !finish_.has_value(); }
+  bool empty() const { return prompt_.empty() && !chunk_.has_value() && !finish_.has_value(); }
   void Clear();
 
  private:
@@ -46,6 +46,8 @@ class VllmEncoder {
   };
 
   absl::Status Collect(const OutputChunk& chunk);
+  void FillHead(int32_t choice, ::vllm::grpc::engine::GenerateStreamChunk* out) const;
+  void WritePrompt(::vllm::grpc::engine::GenerateStreamChunk* out);
   void WriteChunk(::vllm::grpc::engine::GenerateStreamChunk* out);
   void WriteComplete(::vllm::grpc::engine::GenerateComplete* out);
 
@@ -58,7 +60,8 @@ class VllmEncoder {
   ::vllm::grpc::engine::InputLogProbs prompt_logprobs_;  // without `stream`
 
   // What Next hands out, in this order.
-  std::optional<OutputChunk> chunk_;
+  PromptPieces prompt_;
+  std::optional<OutputDelta> chunk_;
   std::optional<OutputDelta> finish_;  // a choice's last delta, when its chunk has gone out
 };
 

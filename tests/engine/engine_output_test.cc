@@ -191,10 +191,10 @@ TEST_F(EngineOutputTest, PromptLogprobsCoverEveryPromptTokenOfAChunkedPrefill) {
   request.sampling.prompt_logprobs = 1;
   request.sampling.n = 2;
   const Recorded got = Run(std::move(request));
-  ASSERT_EQ(got.start->prompt_logprobs.size(), prompt.size());
-  EXPECT_TRUE(std::isnan(got.start->prompt_logprobs[0].chosen.logprob));
+  ASSERT_EQ(got.start->prompt_logprobs->size(), prompt.size());
+  EXPECT_TRUE(std::isnan(got.start->prompt_logprobs->at(0).chosen.logprob));
   for (size_t i = 0; i < prompt.size(); ++i) {
-    const PositionLogprobs& position = got.start->prompt_logprobs[i];
+    const PositionLogprobs& position = got.start->prompt_logprobs->at(i);
     EXPECT_EQ(position.chosen.token, prompt[i]);
     if (i == 0) continue;
     EXPECT_EQ(position.chosen.logprob, FakeModel::LogprobOf(prompt[i]));
@@ -232,7 +232,21 @@ TEST_F(EngineOutputTest, EchoCarriesThePromptsLogprobsIfBothAreAskedFor) {
   request.sampling.prompt_logprobs = 0;
   const Recorded got = Run(std::move(request));
   EXPECT_EQ(got.choices[0].logprobs[1].chosen.logprob, FakeModel::LogprobOf(kHello));
-  EXPECT_EQ(got.start->prompt_logprobs.size(), 2u);
+  EXPECT_EQ(got.start->prompt_logprobs->size(), 2u);
+}
+
+// It can be a thousand times the size of a token's output: a copy for each choice and for each
+// use of the log-probabilities would be felt.
+TEST_F(EngineOutputTest, WhatIsToldOfThePromptIsThereOnce) {
+  Start();
+  Request request = Scripted({kBang}, 1);
+  request.sampling.n = 8;
+  request.sampling.echo = true;
+  request.sampling.logprobs = 3;
+  request.sampling.prompt_logprobs = 3;
+  const Recorded got = Run(std::move(request));
+  EXPECT_EQ(got.start->echo->logprobs, got.start->prompt_logprobs);
+  for (const RecordedChoice& choice : got.choices) EXPECT_EQ(choice.deltas, 1);
 }
 
 TEST_F(EngineOutputTest, ChoicesAreTheirOwn) {

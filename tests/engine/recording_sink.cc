@@ -3,6 +3,15 @@
 #include <utility>
 
 namespace parallax {
+namespace {
+
+void BeginWithEcho(const Echo& echo, RecordedChoice* choice) {
+  choice->text = echo.text;
+  choice->token_ids = echo.token_ids;
+  if (echo.logprobs != nullptr) choice->logprobs = *echo.logprobs;
+}
+
+}  // namespace
 
 void RecordingSink::OnStart(RequestStart start) {
   MutexLock lock(&mutex_);
@@ -10,6 +19,9 @@ void RecordingSink::OnStart(RequestStart start) {
   if (recorded_.done.has_value()) Violate("OnStart after OnDone");
   for (const RecordedChoice& choice : recorded_.choices) {
     if (!choice.token_ids.empty()) Violate("OnStart after a token");
+  }
+  if (start.echo != nullptr) {
+    for (RecordedChoice& choice : recorded_.choices) BeginWithEcho(*start.echo, &choice);
   }
   recorded_.start = std::move(start);
 }

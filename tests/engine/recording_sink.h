@@ -15,6 +15,7 @@
 
 namespace parallax {
 
+/// What a choice's reader sees, the echo included.
 struct RecordedChoice {
   std::string text;
   std::vector<int32_t> token_ids;

@@ -1,7 +1,7 @@
 #include "server/chunk_outbox.h"
 
-#include <cmath>
 #include <map>
+#include <memory>
 #include <random>
 #include <string>
 
@@ -37,16 +37,27 @@ TEST(ChunkOutboxTest, CoalescesPerChoiceInOrderOfArrival) {
   EXPECT_TRUE(outbox.empty());
 }
 
-TEST(ChunkOutboxTest, BoundsWhatWaitsButNotTheEcho) {
+TEST(ChunkOutboxTest, BoundsWhatWaits) {
   ChunkOutbox outbox(4096);
-  EXPECT_TRUE(outbox.Add(Delta(0, std::string(100'000, 'e'), {})));  // the echo
-  EXPECT_TRUE(outbox.Add(Delta(1, std::string(100'000, 'e'), {})));  // of the other choice
   int added = 0;
-  while (outbox.Add(Delta(0, std::string(100, 't'), {1}))) ++added;
+  while (outbox.Add(Delta(added % 2, std::string(100, 't'), {1}))) ++added;
   EXPECT_GT(added, 10);
   EXPECT_LT(added, 41);
-  EXPECT_EQ(outbox.Take().delta.text.size(), 100'000u + 100u * added);
+  EXPECT_EQ(outbox.Take().delta.text.size(), 50u * static_cast<size_t>(added + added % 2));
   EXPECT_TRUE(outbox.Add(Delta(0, "room again", {1})));
+}
+
+TEST(ChunkOutboxTest, TheStartLeavesWithTheFirstChunkAndIsNotCounted) {
+  ChunkOutbox outbox(4096);
+  const auto echo = std::make_shared<const Echo>(Echo{std::string(100'000, 'e'), {}, nullptr});
+  outbox.Start({.prompt_tokens = 3, .cached_tokens = 2, .prompt_logprobs = nullptr, .echo = echo});
+  EXPECT_TRUE(outbox.empty()) << "the first token comes at once";
+  ASSERT_TRUE(outbox.Add(Delta(1, "a", {1})));
+  ASSERT_TRUE(outbox.Add(Delta(0, "b", {2})));
+  const OutputChunk first = outbox.Take();
+  EXPECT_EQ(first.start->echo, echo) << "not a copy";
+  EXPECT_EQ(first.delta.text, "a");
+  EXPECT_FALSE(outbox.Take().start.has_value());
 }
 
 TEST(ChunkOutboxTest, ChunksStayFarBelowGrpcsLimit) {
@@ -58,37 +69,11 @@ TEST(ChunkOutboxTest, ChunksStayFarBelowGrpcsLimit) {
   int chunks = 0;
   for (; !outbox.empty(); ++chunks) {
     const OutputDelta delta = outbox.Take().delta;
-    EXPECT_LE(DeltaBytes(delta), ChunkOutbox::kMaxChunkBytes);
+    EXPECT_LE(DeltaBytes(delta), kMaxChunkBytes);
     text += delta.text.size();
   }
   EXPECT_EQ(text, 2'000'000u);
   EXPECT_GT(chunks, 5);
-}
-
-TEST(ChunkOutboxTest, PromptLogprobsComeFirstInPieces) {
-  ChunkOutbox outbox(4096);
-  std::vector<PositionLogprobs> positions(20'000);
-  for (int i = 0; i < 20'000; ++i) {
-    positions[i].chosen = {.token = i, .logprob = i == 0 ? NAN : -1.0f};
-    positions[i].top.assign(20, {.token = 1, .logprob = -2.0f});
-  }
-  outbox.AddPromptLogprobs(std::move(positions));
-  ASSERT_TRUE(outbox.Add(Delta(0, "t", {5})));
-  int next = 0;
-  int pieces = 0;
-  for (; next < 20'000; ++pieces) {
-    const OutputChunk chunk = outbox.Take();
-    EXPECT_TRUE(chunk.delta.token_ids.empty());
-    for (const PositionLogprobs& position : chunk.prompt_logprobs) {
-      ASSERT_EQ(position.chosen.token, next);
-      ASSERT_EQ(std::isnan(position.chosen.logprob), next == 0);
-      ASSERT_EQ(position.top.size(), 20u);
-      ++next;
-    }
-  }
-  EXPECT_GT(pieces, 10);
-  EXPECT_EQ(outbox.Take().delta.text, "t");
-  EXPECT_TRUE(outbox.empty());
 }
 
 // Whatever the interleaving of Add and Take, each choice's stream is what was added.

@@ -158,7 +158,7 @@ TEST_F(GenerateTest, UnaryCollectsChoices) {
   v1::GenerateResponse response;
   std::thread engine([&] {
     const auto call = engine_.AwaitSubmitted();
-    call.sink->OnStart({.prompt_tokens = 3, .cached_tokens = 0, .prompt_logprobs = {}});
+    call.sink->OnStart({.prompt_tokens = 3, .cached_tokens = 0, .prompt_logprobs = {}, .echo = {}});
     call.sink->OnDelta(TokenDelta(1, {10}));
     call.sink->OnDelta(TokenDelta(0, {20}));
     call.sink->OnDelta(TokenDelta(1, {11}, true));

@@ -1,11 +1,13 @@
 #include "server/vllm/vllm_encoder.h"
 
 #include <cmath>
+#include <memory>
 #include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/output_delta.h"
 
 namespace parallax::server {
 namespace {
@@ -47,6 +49,23 @@ OutputChunk Ended(int choice, FinishReason reason) {
   return chunk;
 }
 
+RequestStart Started(std::shared_ptr<const Logprobs> prompt_logprobs) {
+  return {.prompt_tokens = 3,
+          .cached_tokens = 2,
+          .prompt_logprobs = std::move(prompt_logprobs),
+          .echo = nullptr};
+}
+
+// Log-probabilities of a prompt of `num_tokens`.
+std::shared_ptr<const Logprobs> PromptOf(int num_tokens) {
+  auto logprobs = std::make_shared<Logprobs>();
+  for (int i = 0; i < num_tokens; ++i) {
+    logprobs->push_back({.chosen = {.token = i, .logprob = i == 0 ? NAN : -1.0f},
+                         .top = std::vector<TokenLogprob>(20, {.token = 1, .logprob = -2.0f})});
+  }
+  return logprobs;
+}
+
 std::vector<wire::GenerateResponse> Encode(VllmEncoder* encoder, OutputChunk chunk) {
   EXPECT_TRUE(encoder->Add(std::move(chunk)).ok());
   std::vector<wire::GenerateResponse> messages;
@@ -58,8 +77,9 @@ std::vector<wire::GenerateResponse> Encode(VllmEncoder* encoder, OutputChunk chu
 
 TEST(VllmEncoderTest, AStreamIsChunksAndThenOneCompleteAChoice) {
   VllmEncoder encoder(TwoChoices(), /*stream=*/true, 1 << 20);
-  encoder.OnStart({.prompt_tokens = 3, .cached_tokens = 2, .prompt_logprobs = {}});
-  auto messages = Encode(&encoder, Chunk(1, {5, 6}));
+  OutputChunk first = Chunk(1, {5, 6});
+  first.start = Started(nullptr);
+  auto messages = Encode(&encoder, std::move(first));
   ASSERT_EQ(messages.size(), 1u);
   const wire::GenerateStreamChunk& chunk = messages[0].chunk();
   EXPECT_EQ(chunk.index(), 1u);
@@ -84,10 +104,9 @@ TEST(VllmEncoderTest, AStreamIsChunksAndThenOneCompleteAChoice) {
 
 TEST(VllmEncoderTest, WithoutStreamEverythingIsInTheCompletes) {
   VllmEncoder encoder(TwoChoices(), /*stream=*/false, 1 << 20);
-  OutputChunk prompt;
-  prompt.prompt_logprobs.push_back({.chosen = {.token = 1, .logprob = NAN}, .top = {}});
-  EXPECT_TRUE(Encode(&encoder, prompt).empty());
-  EXPECT_TRUE(Encode(&encoder, Chunk(0, {5, 6})).empty());
+  OutputChunk first = Chunk(0, {5, 6});
+  first.start = Started(PromptOf(1));
+  EXPECT_TRUE(Encode(&encoder, std::move(first)).empty());
   const auto messages = Encode(&encoder, Chunk(0, {7}, /*finish=*/true));
   ASSERT_EQ(messages.size(), 1u);
   const wire::GenerateComplete& complete = messages[0].complete();
@@ -97,10 +116,39 @@ TEST(VllmEncoderTest, WithoutStreamEverythingIsInTheCompletes) {
   EXPECT_FALSE(complete.input_logprobs().token_logprobs(0).has_value());
 }
 
+TEST(VllmEncoderTest, AStreamTellsOfThePromptFirstInPieces) {
+  VllmEncoder encoder(TwoChoices(), /*stream=*/true, 1 << 20);
+  OutputChunk first = Chunk(1, {5});
+  first.start = Started(PromptOf(20'000));
+  const auto messages = Encode(&encoder, std::move(first));
+  ASSERT_GT(messages.size(), 10u);
+  EXPECT_THAT(messages.back().chunk().token_ids(), ElementsAre(5));
+  int next = 0;
+  for (const wire::GenerateResponse& message : messages) {
+    EXPECT_LT(message.ByteSizeLong(), 1u << 20);
+    EXPECT_EQ(message.chunk().cached_tokens(), 2u);
+    const wire::InputLogProbs& input = message.chunk().input_logprobs();
+    for (const uint32_t id : input.token_ids()) EXPECT_EQ(id, static_cast<uint32_t>(next++));
+    EXPECT_EQ(input.top_logprobs_size(), input.token_ids_size());
+  }
+  EXPECT_EQ(next, 20'000);
+}
+
 TEST(VllmEncoderTest, AReplyThatGrowsTooLargeIsAnError) {
   VllmEncoder encoder(TwoChoices(), /*stream=*/false, 100);
   EXPECT_EQ(encoder.Add(Chunk(0, std::vector<int32_t>(50, 5))).code(),
             absl::StatusCode::kResourceExhausted);
+}
+
+// Each of the two completes has a copy.
+TEST(VllmEncoderTest, ThePromptCountsOnceAChoice) {
+  const size_t bytes = PromptBytes(Started(PromptOf(100)), 1);
+  OutputChunk chunk = Chunk(0, {});
+  chunk.start = Started(PromptOf(100));
+  VllmEncoder tight(TwoChoices(), /*stream=*/false, 2 * bytes - 1);
+  EXPECT_EQ(tight.Add(chunk).code(), absl::StatusCode::kResourceExhausted);
+  VllmEncoder wide(TwoChoices(), /*stream=*/false, 2 * bytes);
+  EXPECT_TRUE(wide.Add(chunk).ok());
 }
 
 TEST(VllmEncoderTest, AChoiceThatAnErrorEndedHasNoComplete) {
