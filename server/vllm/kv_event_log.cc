@@ -72,39 +72,59 @@ uint64_t KvEventLog::OldestWholeBatchLocked() const {
 }
 
 KvEventLog::ReadResult KvEventLog::Read(uint64_t* next, wire::KvEventBatch* batch) {
-  MutexLock lock(&mutex_);
-  if (closed_) return ReadResult::kClosed;
-  // A number that was never given is of an earlier life of this server.
-  const uint64_t end = open_batch_ + (open_events_ > 0 ? 1 : 0);
-  if (*next > end) *next = 0;
-  const uint64_t oldest = OldestWholeBatchLocked();
+  std::vector<Event> events;
+  bool snapshot = false;
+  {
+    MutexLock lock(&mutex_);
+    if (closed_) return ReadResult::kClosed;
+    // A number that was never given is of an earlier life of this server.
+    const uint64_t end = open_batch_ + (open_events_ > 0 ? 1 : 0);
+    if (*next > end) *next = 0;
+    const uint64_t oldest = OldestWholeBatchLocked();
+    snapshot = *next < oldest && oldest > 1;
+    *next = std::max<uint64_t>(*next, 1);
+    if (snapshot) {
+      *next = oldest - 1;
+    } else if (*next >= end) {
+      return ReadResult::kNothing;
+    } else {
+      events = TakeLocked(*next);
+    }
+  }
   batch->Clear();
   batch->set_timestamp(absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch()));
-  if (*next < oldest && oldest > 1) {
-    batch->set_sequence_number(oldest - 1);
+  batch->set_sequence_number(*next);
+  if (snapshot) {
     batch->mutable_snapshot()->set_count(1);
-    batch->mutable_snapshot()->set_unknown_before(oldest - 1);
+    batch->mutable_snapshot()->set_unknown_before(*next);
     batch->add_events()->mutable_cleared();
-    *next = oldest;
-    return ReadResult::kBatch;
-  }
-  *next = std::max<uint64_t>(*next, 1);
-  if (*next >= end) return ReadResult::kNothing;
-  FillLocked(*next, batch);
-  if (*next == open_batch_) {
-    ++open_batch_;
-    open_events_ = 0;
+  } else {
+    Fill(events, batch);
   }
   ++*next;
   return ReadResult::kBatch;
 }
 
-void KvEventLog::FillLocked(uint64_t batch, wire::KvEventBatch* out) {
-  out->set_sequence_number(batch);
+// A copy, so that the engine's thread need not wait for the message that is made of it. The batch
+// is full from now on.
+std::vector<KvEventLog::Event> KvEventLog::TakeLocked(uint64_t batch) {
+  const uint64_t first = FirstOfLocked(batch);
+  uint64_t last = first;
+  while (last < next_id_ && At(last).batch == batch) ++last;
+  std::vector<Event> events;
+  events.reserve(last - first);
+  for (uint64_t id = first; id < last; ++id) events.push_back(At(id));
+  if (batch == open_batch_) {
+    ++open_batch_;
+    open_events_ = 0;
+  }
+  return events;
+}
+
+void KvEventLog::Fill(std::span<const Event> events, wire::KvEventBatch* out) {
   wire::KvCacheEvent* last = nullptr;
   int64_t last_hash = 0;
-  for (uint64_t id = FirstOfLocked(batch); id < next_id_ && At(id).batch == batch; ++id) {
-    const Event& event = At(id);
+  for (const Event& event : events) {
     const bool child = last != nullptr && last->has_stored() && event.kind == Kind::kStored &&
                        event.has_parent && event.parent == last_hash;
     if (!child) {

@@ -1,7 +1,7 @@
 // KvEventLog: the last events of the prefix cache, numbered, for any number of readers.
 //
-// The engine's thread appends; that costs a copy of the page's ids and never waits for a
-// reader. All memory is allocated at construction: a ring of events, the oldest of which is
+// The engine's thread appends; that costs a copy of the page's ids, and at most waits while a
+// reader copies a batch. All memory is allocated at construction: a ring of events, the oldest of which is
 // overwritten. Events are grouped into batches numbered from 1; a batch takes events until a
 // reader has taken it or it is full, and is the same for everybody from then on. So slow
 // readers get few large batches.
@@ -82,7 +82,8 @@ class KvEventLog final : public PrefixCacheObserver {
   uint64_t OldestWholeBatchLocked() const PARALLAX_REQUIRES(mutex_);
   const Event& At(uint64_t id) const PARALLAX_REQUIRES(mutex_) { return ring_[id % ring_.size()]; }
   uint64_t FirstOfLocked(uint64_t batch) const PARALLAX_REQUIRES(mutex_);
-  void FillLocked(uint64_t batch, ::smg::grpc::common::KvEventBatch* out) PARALLAX_REQUIRES(mutex_);
+  std::vector<Event> TakeLocked(uint64_t batch) PARALLAX_REQUIRES(mutex_);
+  static void Fill(std::span<const Event> events, ::smg::grpc::common::KvEventBatch* out);
 
   mutable Mutex mutex_;
   std::vector<Event> ring_ PARALLAX_GUARDED_BY(mutex_);  // event `id` is at id % size

@@ -1,6 +1,6 @@
 #include "server/vllm/kv_event_stream.h"
 
-#include <optional>
+#include <utility>
 
 #include "server/status_mapping.h"
 
@@ -33,6 +33,7 @@ KvEventStream::KvEventStream(const CallEnvironment* environment, uint64_t next)
 
 void KvEventStream::OnKvEvents() {
   MutexLock lock(&mutex_);
+  news_ = true;
   DispatchLocked();
 }
 
@@ -62,32 +63,52 @@ void KvEventStream::OnWriteDone(bool ok) {
 void KvEventStream::OnCancel() {
   MutexLock lock(&mutex_);
   cancelled_ = true;
+  news_ = true;
   DispatchLocked();
 }
 
 void KvEventStream::WriteNext() {
+  if (!TakeTurn()) return;
+  while (GoesOn(log_.Read(&next_, &batch_))) {
+  }
+}
+
+bool KvEventStream::TakeTurn() {
+  MutexLock lock(&mutex_);
+  if (writing_ || finished_) return false;
+  writing_ = true;
+  news_ = false;
+  return true;
+}
+
+// Writes what was read, ends the call, or gives up the turn; true: the log is to be read again.
+bool KvEventStream::GoesOn(KvEventLog::ReadResult read) {
   std::optional<absl::Status> end;
-  bool write = false;
   {
     MutexLock lock(&mutex_);
-    if (writing_ || finished_) return;
-    if (cancelled_) {
-      end = absl::CancelledError("the subscriber went away");
-    } else {
-      const KvEventLog::ReadResult result = log_.Read(&next_, &batch_);
-      if (result == KvEventLog::ReadResult::kNothing) return;
-      if (result == KvEventLog::ReadResult::kClosed) {
-        end = absl::UnavailableError("the server is shutting down");
-      }
-    }
+    end = EndAfterLocked(read);
     finished_ = end.has_value();
-    write = writing_ = !finished_;
+    if (!finished_ && read == KvEventLog::ReadResult::kNothing) {
+      // What came after the look at the log was left to us.
+      if (std::exchange(news_, false)) return true;
+      writing_ = false;
+      return false;
+    }
   }
-  if (write) {
-    StartWrite(&batch_);
-  } else {
+  if (end.has_value()) {
     Finish(ToGrpcStatus(*end));
+  } else {
+    StartWrite(&batch_);
   }
+  return false;
+}
+
+std::optional<absl::Status> KvEventStream::EndAfterLocked(KvEventLog::ReadResult read) const {
+  if (cancelled_) return absl::CancelledError("the subscriber went away");
+  if (read == KvEventLog::ReadResult::kClosed) {
+    return absl::UnavailableError("the server is shutting down");
+  }
+  return std::nullopt;
 }
 
 void KvEventStream::OnDone() {

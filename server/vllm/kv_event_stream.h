@@ -1,13 +1,16 @@
 // KvEventStream: one SubscribeKvEvents call; reads the log and writes, one batch at a time.
 //
 // Lifetime: shared between gRPC, the log's list of listeners and the dispatcher's queue.
-// Thread safety: safe. Lock order: this stream's, then the log's.
+// Thread safety: safe. Neither the log's lock nor its reading happens under the stream's: the
+// engine's thread takes both.
 #ifndef PARALLAX_SERVER_VLLM_KV_EVENT_STREAM_H_
 #define PARALLAX_SERVER_VLLM_KV_EVENT_STREAM_H_
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
+#include "absl/status/status.h"
 #include "engine/base/mutex.h"
 #include "grpcpp/support/server_callback.h"
 #include "server/call_environment.h"
@@ -38,17 +41,23 @@ class KvEventStream final : public grpc::ServerWriteReactor<::smg::grpc::common:
  private:
   void DispatchLocked() PARALLAX_REQUIRES(mutex_);
   void WriteNext();
+  bool TakeTurn();
+  bool GoesOn(KvEventLog::ReadResult read);
+  std::optional<absl::Status> EndAfterLocked(KvEventLog::ReadResult read) const
+      PARALLAX_REQUIRES(mutex_);
 
   const CallEnvironment& environment_;
   KvEventLog& log_;
   const int dispatch_queue_;
-  ::smg::grpc::common::KvEventBatch batch_;  // gRPC's while a write is outstanding
+  // Of whoever has the turn (writing_).
+  ::smg::grpc::common::KvEventBatch batch_;
+  uint64_t next_;
 
   Mutex mutex_;
   std::shared_ptr<KvEventStream> self_ PARALLAX_GUARDED_BY(mutex_);  // until gRPC's OnDone
-  uint64_t next_ PARALLAX_GUARDED_BY(mutex_);
   bool dispatched_ PARALLAX_GUARDED_BY(mutex_) = false;
-  bool writing_ PARALLAX_GUARDED_BY(mutex_) = false;
+  bool writing_ PARALLAX_GUARDED_BY(mutex_) = false;  // a thread reads the log, or gRPC writes
+  bool news_ PARALLAX_GUARDED_BY(mutex_) = false;     // since the log was last looked at
   bool cancelled_ PARALLAX_GUARDED_BY(mutex_) = false;
   bool finished_ PARALLAX_GUARDED_BY(mutex_) = false;
 };

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -171,6 +172,33 @@ TEST(KvEventLogTest, ReadersFollowTheCacheThroughAnyInterleaving) {
       for (const auto& [hash, unused] : reader.known) EXPECT_TRUE(held.contains(hash)) << hash;
     }
   }
+}
+
+// As in the server: the engine's thread appends while readers take batches.
+TEST(KvEventLogTest, ReadersOfAGrowingLogMissNothing) {
+  constexpr uint64_t kEvents = 20'000;
+  KvEventLog log(2 * kEvents);  // forgets none
+  std::vector<std::thread> readers;
+  for (int i = 0; i < 3; ++i) {
+    readers.emplace_back([&log] {
+      uint64_t next = 0, expected = 1, last_hash = 0;
+      KvEventBatch batch;
+      while (last_hash < kEvents) {
+        if (log.Read(&next, &batch) != ReadResult::kBatch) continue;
+        ASSERT_EQ(batch.sequence_number(), expected++);
+        for (const KvCacheEvent& event : batch.events()) {
+          for (const auto& block : event.stored().blocks()) {
+            ASSERT_EQ(static_cast<uint64_t>(block.block_hash()), ++last_hash);
+            ASSERT_EQ(block.token_ids(0), static_cast<uint32_t>(last_hash)) << "half written";
+          }
+        }
+      }
+    });
+  }
+  for (uint64_t i = 1; i <= kEvents; ++i) {
+    log.OnStored(Root(), HashOf(i), Tokens(static_cast<int32_t>(i)));
+  }
+  for (std::thread& reader : readers) reader.join();
 }
 
 class CountingListener : public KvEventListener {
