@@ -69,15 +69,18 @@ absl::Status Application::StartEngine(const ModelLoader& load_model) {
   if (!engine.ok()) return engine.status();
   engine_ = *std::move(engine);
   dispatcher_ = std::make_unique<WriteDispatcher>(DispatcherThreads());
+  reply_dispatcher_ = std::make_unique<WriteDispatcher>(1);
+  open_calls_ = std::make_unique<OpenCalls>(config_.read_timeout);
   environment_ = {.engine = engine_.get(),
                   .authenticator = authenticator_.get(),
                   .metrics = metrics_.get(),
                   .logger = &logger_,
                   .dispatcher = dispatcher_.get(),
+                  .reply_dispatcher = reply_dispatcher_.get(),
+                  .open_calls = open_calls_.get(),
                   .model = model_.served,
                   .limits = *limits,
                   .outbox_bytes = static_cast<size_t>(config_.outbox_bytes),
-                  .max_response_bytes = static_cast<size_t>(config_.max_response_bytes),
                   .log_prompts = config_.log_prompts,
                   .on_engine_failed = std::move(environment_.on_engine_failed)};
   return absl::OkStatus();

@@ -22,6 +22,7 @@
 #include "server/metrics.h"
 #include "server/metrics_http.h"
 #include "server/model_loading.h"
+#include "server/open_calls.h"
 #include "server/status_page/status_page.h"
 #include "server/write_dispatcher.h"
 
@@ -79,6 +80,8 @@ class Application {
   std::unique_ptr<Authenticator> authenticator_;
   LoadedModel model_;
   std::unique_ptr<WriteDispatcher> dispatcher_;
+  std::unique_ptr<WriteDispatcher> reply_dispatcher_;
+  std::unique_ptr<OpenCalls> open_calls_;
   CallEnvironment environment_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<GrpcServer> grpc_;

@@ -11,6 +11,7 @@
 #include "server/auth.h"
 #include "server/logger.h"
 #include "server/metrics.h"
+#include "server/open_calls.h"
 #include "server/served_model.h"
 #include "server/write_dispatcher.h"
 
@@ -22,10 +23,11 @@ struct CallEnvironment {
   ServerMetrics* metrics = nullptr;
   const Logger* logger = nullptr;
   WriteDispatcher* dispatcher = nullptr;
+  WriteDispatcher* reply_dispatcher = nullptr;  // of large replies: no stream waits for one
+  OpenCalls* open_calls = nullptr;
   ServedModel model;
   RequestLimits limits;
   size_t outbox_bytes = 0;
-  size_t max_response_bytes = 0;
   bool log_prompts = false;
   std::function<void()> on_engine_failed;  // see HealthMonitor; may be empty
 };

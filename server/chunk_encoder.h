@@ -30,7 +30,9 @@ class ChunkEncoder {
       : request_id_(request.id), num_choices_(request.sampling.n), tokenizer_(tokenizer) {}
 
   absl::Status Add(OutputChunk chunk) {
-    if (chunk.start.has_value()) prompt_ = PromptPieces(*std::move(chunk.start), num_choices_);
+    if (chunk.start.has_value()) {
+      prompt_ = PromptPieces(*std::move(chunk.start), num_choices_, tokenizer_);
+    }
     delta_ = std::move(chunk.delta);
     return absl::OkStatus();
   }

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "server/output_delta.h"
+#include "server/output_size.h"
 
 namespace parallax::server {
 
@@ -15,7 +16,7 @@ ChunkOutbox::Waiting* ChunkOutbox::FindMergeable(int32_t choice, size_t bytes) {
 }
 
 bool ChunkOutbox::Add(OutputDelta delta) {
-  const size_t bytes = DeltaBytes(delta);
+  const size_t bytes = DeltaBytes(delta, tokenizer_);
   if (bytes_ + bytes > max_bytes_) return false;
   bytes_ += bytes;
   if (Waiting* waiting = FindMergeable(delta.choice, bytes)) {

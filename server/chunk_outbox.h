@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "engine/token_sink.h"
+#include "engine/tokenizer/tokenizer.h"
 
 namespace parallax::server {
 
@@ -28,7 +29,9 @@ struct OutputChunk {
 
 class ChunkOutbox {
  public:
-  explicit ChunkOutbox(size_t max_bytes) : max_bytes_(max_bytes) {}
+  /// `tokenizer` as in output_size.h.
+  ChunkOutbox(size_t max_bytes, const Tokenizer* tokenizer)
+      : max_bytes_(max_bytes), tokenizer_(tokenizer) {}
 
   /// Leaves with the first chunk.
   void Start(RequestStart start) { start_ = std::move(start); }
@@ -51,6 +54,7 @@ class ChunkOutbox {
   Waiting* FindMergeable(int32_t choice, size_t bytes);
 
   size_t max_bytes_;
+  const Tokenizer* tokenizer_;
   size_t bytes_ = 0;
   std::optional<RequestStart> start_;
   std::vector<Waiting> waiting_;  // few: one a choice, more only when one is full

@@ -108,10 +108,14 @@ void AddLimitFlags(ServerConfig* config, FlagTable* flags) {
                "Largest message a client may send.");
   flags->Bytes("max-response-bytes", 65536, &config->max_response_bytes,
                "Largest reply of the unary Generate; a longer one ends with "
-               "RESOURCE_EXHAUSTED. GenerateStream has no such limit.");
+               "RESOURCE_EXHAUSTED. A stream has no such limit, but a prompt whose echo and "
+               "log-probabilities take more, in all choices together, is refused.");
   flags->Bytes("outbox-bytes", 4096, &config->outbox_bytes,
                "Output that may wait for a slow reader of one stream; past it the request ends "
                "with RESOURCE_EXHAUSTED.");
+  flags->Duration("read-timeout", &config->read_timeout,
+                  "A call whose output is complete, or too much, is cancelled once its client has "
+                  "taken nothing of it for this long. 0: never.");
   flags->Int("max-concurrent-streams", 1, 1 << 20, &config->max_concurrent_streams,
              "Open calls of one connection; the client queues further ones.");
   flags->Bytes("grpc-memory-bytes", 16 << 20, &config->grpc_memory_bytes,

@@ -64,7 +64,8 @@ struct ServerConfig {
   int64_t max_message_bytes = int64_t{4} << 20;
   int64_t max_response_bytes = int64_t{64} << 20;
   int64_t outbox_bytes = int64_t{1} << 20;
-  int32_t max_concurrent_streams = 1024;  // a connection
+  absl::Duration read_timeout = absl::Seconds(60);  // 0: none
+  int32_t max_concurrent_streams = 1024;            // a connection
   int64_t grpc_memory_bytes = int64_t{1} << 30;
   absl::Duration min_ping_interval = absl::Seconds(5);
 

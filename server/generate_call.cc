@@ -81,6 +81,9 @@ void GenerateCall::Cancel(absl::Status status) const {
 }
 
 absl::Status GenerateCall::ClientGoneStatus() const {
+  if (open_ != nullptr) {
+    if (absl::Status s = environment_->open_calls->Reason(*open_); !s.ok()) return s;
+  }
   if (SteadyNow() >= deadline_) return absl::DeadlineExceededError("the call's deadline passed");
   return absl::CancelledError("the client cancelled the call or went away");
 }
@@ -100,15 +103,36 @@ void GenerateCall::NoteFinish(const ChoiceFinish& finish) {
   outcome_.timings.decode = std::max(outcome_.timings.decode, finish.timings.decode);
 }
 
-grpc::Status GenerateCall::End(const absl::Status& status) {
-  permit_.Release();
+void GenerateCall::Open() { open_ = environment_->open_calls->Open(context_); }
+
+void GenerateCall::AwaitReader() const { environment_->open_calls->AwaitReader(open_.get()); }
+
+grpc::Status GenerateCall::End(const absl::Status& status, size_t answer_bytes) {
   AddRetryAfter(status, context_);
   context_->AddTrailingMetadata("x-request-id", identity_.id);
   EchoTraceparent(traceparent_, context_);
-  const grpc::Status wire = ToGrpcStatus(status);
-  environment_->metrics->OnRpc(method_, wire.error_code());
+  if (answer_bytes > kSmallAnswerBytes) {
+    to_account_ = status;
+  } else {
+    Account(status);
+  }
+  return ToGrpcStatus(status);
+}
+
+// The permit first: the client's next call finds the place free.
+void GenerateCall::Account(const absl::Status& status) {
+  permit_.Release();
+  environment_->metrics->OnRpc(method_, ToGrpcStatus(status).error_code());
   LogEnd(status);
-  return wire;
+}
+
+void GenerateCall::Close(bool cancelled) {
+  if (to_account_.has_value()) {
+    Account(cancelled && to_account_->ok() ? ClientGoneStatus() : *to_account_);
+  } else if (cancelled) {
+    LogNotTaken();
+  }
+  environment_->open_calls->Close(open_.get());
 }
 
 void GenerateCall::LogPrompt(const Request& request) const {
@@ -140,6 +164,15 @@ void GenerateCall::LogEnd(const absl::Status& status) const {
                              {"prefill_us", absl::ToInt64Microseconds(outcome_.timings.prefill)},
                              {"decode_us", absl::ToInt64Microseconds(outcome_.timings.decode)},
                              {"total_us", absl::ToInt64Microseconds(SteadyNow() - arrival_)}});
+}
+
+// What was accounted for before may not have been taken after all.
+void GenerateCall::LogNotTaken() const {
+  environment_->logger->Info("answer_not_taken",
+                             {{"method", RpcMethodName(method_)},
+                              {"request_id", identity_.id},
+                              {"principal", principal_},
+                              {"why", std::string(ClientGoneStatus().message())}});
 }
 
 }  // namespace parallax::server

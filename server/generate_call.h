@@ -1,17 +1,23 @@
 // GenerateCall: one generating call, from its arrival to its end: its id, its caller and permit,
 // and how it is accounted for. What is refused and what the engine runs end the same way.
 //
+// A call is accounted for (log, metrics, permit) before its client can know that it has ended. But
+// a client need not read its answer: one that is more than a few kilobytes is accounted for when
+// it has been taken, or has not been.
+//
 // Metadata: x-request-id in the initial metadata of what has output and in all trailing metadata, a
 // valid traceparent of the caller's in the trailing. Log: one line a call, refused or
 // not, "request_ended", with ids, caller, tokens, timings, finish reason and peer; never with the
 // prompt or the output. With --log-prompts another before, "request_prompt", so that a prompt that
 // ends the server is in the log.
 //
-// Thread safety: End once, from any thread, after all else but const methods, which may be called
-// from any thread at any time; NoteFinish and NoteFirstToken from one thread at a time.
+// Thread safety: End once, from any thread, after all else but Close and const methods, which may
+// be called from any thread at any time; NoteFinish and NoteFirstToken from one thread at a time.
 #ifndef PARALLAX_SERVER_GENERATE_CALL_H_
 #define PARALLAX_SERVER_GENERATE_CALL_H_
 
+#include <cstddef>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -24,6 +30,7 @@
 #include "parallax/v1/inference.pb.h"
 #include "server/call_environment.h"
 #include "server/metrics.h"
+#include "server/open_calls.h"
 #include "server/principal.h"
 #include "server/request_ids.h"
 
@@ -52,8 +59,15 @@ class GenerateCall {
   /// Puts the request's id into the initial metadata, which is sent with the first answer.
   void AnnounceId();
 
-  /// Why the client's side of the call is gone: its deadline passed, or it cancelled.
+  /// Why the client's side of the call is gone: its deadline passed, it cancelled, or it was too
+  /// slow to take its answer.
   absl::Status ClientGoneStatus() const;
+
+  /// From here to Close the call is one of the environment's open calls. REQUIRES: gRPC tells of
+  /// the call's end.
+  void Open();
+  /// Its answer is complete and waits for the client, who has just taken a part, or none yet.
+  void AwaitReader() const;
 
   /// The first token leaves the server; counted once, later calls do nothing.
   void NoteFirstToken();
@@ -61,9 +75,15 @@ class GenerateCall {
   /// A choice ended.
   void NoteFinish(const ChoiceFinish& finish);
 
-  /// The call's end: counts and logs it, releases its permit (before the client can know,
-  /// so that its next call finds the place free) and adds the retry hint, if any.
-  grpc::Status End(const absl::Status& status);
+  /// What a client surely has room for.
+  static constexpr size_t kSmallAnswerBytes = size_t{16} << 10;
+
+  /// The call's end, told gRPC together with `answer_bytes` of output: adds the retry hint, if any,
+  /// and accounts for the call, unless the answer is not small.
+  grpc::Status End(const absl::Status& status, size_t answer_bytes = 0);
+
+  /// gRPC is done with the call; `cancelled`: not all of it reached the client.
+  void Close(bool cancelled);
 
  private:
   /// Of all choices: tokens added up, times of the slowest, the reason of the last to end.
@@ -75,8 +95,10 @@ class GenerateCall {
     RequestTimings timings;
   };
 
+  void Account(const absl::Status& status);
   void LogPrompt(const Request& request) const;
   void LogEnd(const absl::Status& status) const;
+  void LogNotTaken() const;
 
   RpcMethod method_;
   grpc::CallbackServerContext* context_;
@@ -90,6 +112,8 @@ class GenerateCall {
   bool first_token_seen_ = false;
   Permit permit_;
   Outcome outcome_;
+  std::shared_ptr<OpenCalls::Call> open_;   // null before Open
+  std::optional<absl::Status> to_account_;  // End's, until Close
 };
 
 }  // namespace parallax::server

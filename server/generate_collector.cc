@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/output_delta.h"
+#include "server/output_size.h"
 #include "server/response_builder.h"
 
 namespace parallax::server {
@@ -24,72 +25,81 @@ GenerateCollector* GenerateCollector::Start(GenerateCall call, Request request,
 
 GenerateCollector::GenerateCollector(GenerateCall call, int num_choices,
                                      v1::GenerateResponse* response)
-    : call_(std::move(call)),
-      dispatch_queue_(call_.environment().dispatcher->AssignQueue()),
-      response_(response),
-      choices_(static_cast<size_t>(num_choices)) {
+    : call_(std::move(call)), response_(response) {
+  MutexLock lock(&mutex_);
+  output_.choices.resize(static_cast<size_t>(num_choices));
+  call_.Open();
   call_.AnnounceId();
-  for (int i = 0; i < num_choices; ++i) choices_[i].choice = i;
+  for (int i = 0; i < num_choices; ++i) output_.choices[static_cast<size_t>(i)].choice = i;
 }
 
 void GenerateCollector::OnStart(RequestStart start) {
   MutexLock lock(&mutex_);
-  CountLocked(PromptBytes(start, choices_.size()));
-  if (!overflow_.has_value()) start_ = std::move(start);
+  CountLocked(PromptBytes(start, output_.choices.size(), call_.environment().model.tokenizer));
+  if (!overflow_.has_value()) output_.start = std::move(start);
 }
 
 void GenerateCollector::OnDelta(OutputDelta delta) {
   MutexLock lock(&mutex_);
   if (delta.finish.has_value()) call_.NoteFinish(*delta.finish);
   if (!delta.token_ids.empty()) call_.NoteFirstToken();
-  CountLocked(DeltaBytes(delta));
+  CountLocked(DeltaBytes(delta, call_.environment().model.tokenizer));
   if (overflow_.has_value()) return;
-  OutputDelta& choice = choices_[delta.choice];
+  OutputDelta& choice = output_.choices[static_cast<size_t>(delta.choice)];
   MergeDelta(std::move(delta), &choice);
 }
 
 void GenerateCollector::CountLocked(size_t bytes) {
   bytes_ += bytes;
-  if (overflow_.has_value() || bytes_ <= call_.environment().max_response_bytes) return;
-  overflow_ = absl::ResourceExhaustedError(absl::StrCat("the reply would have more than ",
-                                                        call_.environment().max_response_bytes,
-                                                        " bytes; use GenerateStream"));
+  if (overflow_.has_value() || bytes_ <= call_.environment().limits.max_response_bytes) return;
+  overflow_ = absl::ResourceExhaustedError(
+      absl::StrCat("the reply would have more than ", call_.environment().limits.max_response_bytes,
+                   " bytes; use GenerateStream"));
   call_.Cancel(*overflow_);
 }
 
 void GenerateCollector::OnDone(absl::Status status) {
+  const CallEnvironment& environment = call_.environment();
+  WriteDispatcher* dispatcher = environment.dispatcher;
   {
     MutexLock lock(&mutex_);
     done_ = overflow_.has_value() ? *overflow_ : std::move(status);
+    if (bytes_ > GenerateCall::kSmallAnswerBytes) dispatcher = environment.reply_dispatcher;
   }
-  call_.environment().dispatcher->Dispatch(dispatch_queue_, shared_from_this());
+  dispatcher->Dispatch(dispatcher->AssignQueue(), shared_from_this());
 }
 
 void GenerateCollector::Write() {
   absl::Status status;
+  Output output;
+  size_t bytes = 0;
   {
     MutexLock lock(&mutex_);
     status = *done_;
-    if (status.ok()) FillResponseLocked();
+    output = std::move(output_);
+    bytes = bytes_;
   }
-  Finish(call_.End(status));
+  if (status.ok()) FillResponse(std::move(output));
+  call_.AwaitReader();
+  Finish(call_.End(status, status.ok() ? bytes : 0));
 }
 
-void GenerateCollector::FillResponseLocked() {
+void GenerateCollector::FillResponse(Output output) {
   response_->set_request_id(call_.request_id());
   response_->set_model(call_.environment().model.name);
-  if (start_.prompt_logprobs != nullptr) {
-    AppendLogprobs(*start_.prompt_logprobs, call_.environment().model.tokenizer,
+  if (output.start.prompt_logprobs != nullptr) {
+    AppendLogprobs(*output.start.prompt_logprobs, call_.environment().model.tokenizer,
                    response_->mutable_prompt_logprobs());
   }
-  for (OutputDelta& choice : choices_) FillChoiceLocked(std::move(choice));
+  for (OutputDelta& choice : output.choices) {
+    FillChoice(output.start.echo.get(), std::move(choice), response_->add_choices());
+  }
 }
 
-void GenerateCollector::FillChoiceLocked(OutputDelta choice) {
+void GenerateCollector::FillChoice(const Echo* echo, OutputDelta choice, v1::Choice* wire) {
   const Tokenizer* const tokenizer = call_.environment().model.tokenizer;
-  v1::Choice* wire = response_->add_choices();
   wire->set_index(choice.choice);
-  if (const Echo* const echo = start_.echo.get()) {
+  if (echo != nullptr) {
     wire->set_text(echo->text);
     wire->mutable_token_ids()->Add(echo->token_ids.begin(), echo->token_ids.end());
     if (echo->logprobs != nullptr) {
@@ -107,13 +117,19 @@ void GenerateCollector::FillChoiceLocked(OutputDelta choice) {
 
 void GenerateCollector::OnCancel() {
   MutexLock lock(&mutex_);
+  cancelled_ = true;
   if (!done_.has_value()) call_.Cancel(call_.ClientGoneStatus());
 }
 
 void GenerateCollector::OnDone() {
-  std::shared_ptr<GenerateCollector> self;  // freed after the lock is
-  MutexLock lock(&mutex_);
-  self = std::move(self_);
+  std::shared_ptr<GenerateCollector> self;
+  bool cancelled;
+  {
+    MutexLock lock(&mutex_);
+    self = std::move(self_);
+    cancelled = cancelled_;
+  }
+  call_.Close(cancelled);
 }
 
 }  // namespace parallax::server

@@ -47,19 +47,23 @@ class GenerateCollector final : public grpc::ServerUnaryReactor,
   void OnDone() override;
 
  private:
+  struct Output {
+    RequestStart start;
+    std::vector<OutputDelta> choices;
+  };
+
   void CountLocked(size_t bytes) PARALLAX_REQUIRES(mutex_);
-  void FillResponseLocked() PARALLAX_REQUIRES(mutex_);
-  void FillChoiceLocked(OutputDelta choice) PARALLAX_REQUIRES(mutex_);
+  void FillResponse(Output output);
+  void FillChoice(const Echo* echo, OutputDelta choice, v1::Choice* wire);
 
   GenerateCall call_;
-  const int dispatch_queue_;
   v1::GenerateResponse* const response_;  // gRPC's; ours until Finish
 
   Mutex mutex_;
   std::shared_ptr<GenerateCollector> self_ PARALLAX_GUARDED_BY(mutex_);  // until gRPC's OnDone
-  RequestStart start_ PARALLAX_GUARDED_BY(mutex_);
-  std::vector<OutputDelta> choices_ PARALLAX_GUARDED_BY(mutex_);
+  Output output_ PARALLAX_GUARDED_BY(mutex_);
   size_t bytes_ PARALLAX_GUARDED_BY(mutex_) = 0;
+  bool cancelled_ PARALLAX_GUARDED_BY(mutex_) = false;
   std::optional<absl::Status> overflow_ PARALLAX_GUARDED_BY(mutex_);
   std::optional<absl::Status> done_ PARALLAX_GUARDED_BY(mutex_);
 };

@@ -74,7 +74,9 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
       : call_(std::move(call)),
         dispatch_queue_(call_.environment().dispatcher->AssignQueue()),
         encoder_(std::move(encoder)),
-        outbox_(call_.environment().outbox_bytes) {}
+        outbox_(call_.environment().outbox_bytes, call_.environment().model.tokenizer) {
+    call_.Open();
+  }
 
   // TokenSink, on the engine's thread.
   void OnStart(RequestStart start) override {
@@ -99,6 +101,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
     // The engine may have finished before it saw our cancellation; output is missing all the
     // same.
     done_ = overflow_.has_value() ? *overflow_ : std::move(status);
+    call_.AwaitReader();
     DispatchLocked();
   }
 
@@ -117,6 +120,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
       MutexLock lock(&mutex_);
       writing_ = false;
       if (!ok) NoteGoneLocked();  // OnCancel tells the engine
+      if (done_.has_value() || overflow_.has_value()) call_.AwaitReader();
     }
     WriteNext();
   }
@@ -128,9 +132,14 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
   }
 
   void OnDone() override {
-    std::shared_ptr<GenerateReactor> self;  // freed after the lock is
-    MutexLock lock(&mutex_);
-    self = std::move(self_);
+    std::shared_ptr<GenerateReactor> self;
+    bool gone;
+    {
+      MutexLock lock(&mutex_);
+      self = std::move(self_);
+      gone = gone_;
+    }
+    call_.Close(gone);
   }
 
  private:
@@ -170,6 +179,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
 
   void OverflowLocked(absl::Status status) PARALLAX_REQUIRES(mutex_) {
     overflow_ = std::move(status);
+    call_.AwaitReader();
     DiscardLocked();
     if (done_.has_value()) {
       done_ = *overflow_;
@@ -192,7 +202,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
 
   // Whether encoder and message are the caller's, until gRPC has written or TakeChunk fails.
   bool TakeTurn() {
-    ChunkOutbox discarded(0);  // freed after the lock is
+    ChunkOutbox discarded(0, nullptr);  // freed after the lock is
     MutexLock lock(&mutex_);
     if (discarding_) std::swap(outbox_, discarded);
     if (writing_ || finished_) return false;
@@ -237,7 +247,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
       // initial metadata in it, gRPC calls done only when it is flushed.
       if (announced_ && !encoder_.empty()) options.set_buffer_hint();
       if (wanted) AnnounceIdLocked();
-      finished_ = wanted && outbox_.empty() && encoder_.empty() && done_.has_value();
+      finished_ = wanted && IsLastLocked();
       if (finished_) end = EndLocked();
     }
     if (!wanted) {
@@ -248,6 +258,13 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
       this->StartWrite(&message_, options);
     }
     return wanted;
+  }
+
+  // Whether the message may be sent together with the call's end. A large one may wait for its
+  // reader: the end is told once it has been taken.
+  bool IsLastLocked() const PARALLAX_REQUIRES(mutex_) {
+    if (!done_.has_value() || !outbox_.empty() || !encoder_.empty()) return false;
+    return message_.ByteSizeLong() <= GenerateCall::kSmallAnswerBytes;
   }
 
   // How the call ends. REQUIRES: the request has.

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "server/output_delta.h"
+#include "server/output_size.h"
 
 namespace parallax::server {
 namespace {
@@ -17,10 +17,11 @@ std::string_view CutText(std::string_view text, size_t max_bytes) {
 
 }  // namespace
 
-PromptPieces::PromptPieces(RequestStart start, int32_t num_choices)
+PromptPieces::PromptPieces(RequestStart start, int32_t num_choices, const Tokenizer* tokenizer)
     : prompt_logprobs_(std::move(start.prompt_logprobs)),
       echo_(std::move(start.echo)),
-      num_choices_(num_choices) {}
+      num_choices_(num_choices),
+      tokenizer_(tokenizer) {}
 
 PromptPiece PromptPieces::Next() {
   return prompt_logprobs_ != nullptr ? NextLogprobs() : NextEcho();
@@ -30,7 +31,7 @@ PromptPiece PromptPieces::NextLogprobs() {
   const std::span<const PositionLogprobs> all = *prompt_logprobs_;
   const size_t begin = positions_;
   for (size_t bytes = 0; positions_ < all.size() && bytes < kMaxChunkBytes; ++positions_) {
-    bytes += LogprobsBytes(all[positions_]);
+    bytes += LogprobsBytes(all[positions_], tokenizer_);
   }
   const PromptPiece piece{.logprobs = all.subspan(begin, positions_ - begin)};
   last_ = prompt_logprobs_;
@@ -49,8 +50,9 @@ PromptPiece PromptPieces::NextEcho() {
   text_bytes_ += piece.text.size();
   for (size_t bytes = piece.text.size(); positions_ < ids.size() && bytes < kMaxChunkBytes;
        ++positions_) {
-    bytes += sizeof(int32_t);
-    if (echo_->logprobs != nullptr) bytes += LogprobsBytes((*echo_->logprobs)[positions_]);
+    bytes += kTokenIdBytes;
+    if (echo_->logprobs == nullptr) continue;
+    bytes += LogprobsBytes((*echo_->logprobs)[positions_], tokenizer_);
   }
   piece.token_ids = ids.subspan(begin, positions_ - begin);
   if (echo_->logprobs != nullptr) {

@@ -15,6 +15,7 @@
 #include <string_view>
 
 #include "engine/token_sink.h"
+#include "engine/tokenizer/tokenizer.h"
 
 namespace parallax::server {
 
@@ -28,7 +29,8 @@ struct PromptPiece {
 class PromptPieces {
  public:
   PromptPieces() = default;  // none
-  PromptPieces(RequestStart start, int32_t num_choices);
+  /// `tokenizer` as in output_size.h.
+  PromptPieces(RequestStart start, int32_t num_choices, const Tokenizer* tokenizer);
 
   bool empty() const { return prompt_logprobs_ == nullptr && echo_ == nullptr; }
   /// Of at most kMaxChunkBytes and one position. Valid until the next call of a method that is
@@ -43,6 +45,7 @@ class PromptPieces {
   std::shared_ptr<const Echo> echo_;                 // likewise
   std::shared_ptr<const void> last_;                 // what the last piece points into
   int32_t num_choices_ = 0;
+  const Tokenizer* tokenizer_ = nullptr;
   int32_t choice_ = 0;    // whose echo is next
   size_t positions_ = 0;  // handed out, of the log-probabilities or of this choice's echo
   size_t text_bytes_ = 0;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/output_size.h"
 #include "server/string_view.h"
 
 namespace parallax::server {
@@ -192,6 +193,17 @@ absl::Status ApplyScheduling(const v1::Scheduling& wire, Request* request) {
   return absl::OkStatus();
 }
 
+// An echo waits for its reader outside of the outbox's bound.
+absl::Status CheckPromptOutput(const Request& request, const RequestLimits& limits) {
+  const SamplingParams& sampling = request.sampling;
+  const size_t bytes = LeastPromptBytes(request.prompt.size(), sampling);
+  if (bytes <= limits.max_response_bytes) return absl::OkStatus();
+  return Invalid(sampling.echo ? "output.echo" : "output.prompt_logprobs", "with ",
+                 request.prompt.size(), " prompt tokens and n = ", sampling.n,
+                 " it takes at least ", bytes, " bytes, at most ", limits.max_response_bytes,
+                 " are allowed");
+}
+
 absl::Status CheckModelName(const v1::GenerateRequest& wire, const ServedModel& model) {
   if (!wire.has_model() || wire.model() == model.name) return absl::OkStatus();
   constexpr size_t kShown = 128;
@@ -245,6 +257,7 @@ absl::StatusOr<Request> BuildRequest(const v1::GenerateRequest& wire, const Serv
   request.prompt_is_empty_text =
       wire.prompt_case() == v1::GenerateRequest::kText && wire.text().empty();
   request.sampling = *std::move(sampling);
+  if (absl::Status s = CheckPromptOutput(request, limits); !s.ok()) return s;
   return request;
 }
 

@@ -4,6 +4,7 @@
 #ifndef PARALLAX_SERVER_SERVED_MODEL_H_
 #define PARALLAX_SERVER_SERVED_MODEL_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -35,6 +36,8 @@ struct ServedModel {
 struct RequestLimits {
   int32_t max_prompt_tokens = 0;  // >= 1
   int32_t max_choices = 1;
+  /// Of the unary Generate's reply, and of what a request asks to be told of its prompt.
+  size_t max_response_bytes = size_t{64} << 20;
 };
 
 }  // namespace parallax::server

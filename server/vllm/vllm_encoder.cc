@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "server/output_delta.h"
+#include "server/output_size.h"
 
 namespace parallax::server {
 namespace {
@@ -77,7 +77,8 @@ absl::Status VllmEncoder::Add(OutputChunk chunk) {
   if (!stream_) {
     if (absl::Status s = Collect(chunk); !s.ok()) return s;
   } else if (chunk.start.has_value()) {
-    prompt_ = PromptPieces(*std::move(chunk.start), static_cast<int32_t>(choices_.size()));
+    prompt_ = PromptPieces(*std::move(chunk.start), static_cast<int32_t>(choices_.size()),
+                           /*tokenizer=*/nullptr);
   }
   const bool ends = chunk.delta.finish.has_value() && ReasonOf(chunk.delta.finish->reason);
   // A delta may hold text alone, held back by a stop string that did not come: no news here.
@@ -91,9 +92,11 @@ absl::Status VllmEncoder::Add(OutputChunk chunk) {
 
 absl::Status VllmEncoder::Collect(const OutputChunk& chunk) {
   const OutputDelta& delta = chunk.delta;
-  collected_bytes_ += DeltaBytes(delta);
+  collected_bytes_ += DeltaBytes(delta, /*tokenizer=*/nullptr);
   // Every choice's complete has those of the prompt.
-  if (chunk.start.has_value()) collected_bytes_ += choices_.size() * PromptBytes(*chunk.start, 1);
+  if (chunk.start.has_value()) {
+    collected_bytes_ += choices_.size() * PromptBytes(*chunk.start, 1, /*tokenizer=*/nullptr);
+  }
   if (collected_bytes_ > max_response_bytes_) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the reply would have more than ", max_response_bytes_, " bytes; set stream"));

@@ -57,7 +57,7 @@ grpc::ServerWriteReactor<wire::GenerateResponse>* VllmService::Generate(
   if (!admitted.ok()) {
     return new RefusedStream<wire::GenerateResponse>(call.End(admitted.status()));
   }
-  VllmEncoder encoder(*admitted, request->stream(), environment_.max_response_bytes);
+  VllmEncoder encoder(*admitted, request->stream(), environment_.limits.max_response_bytes);
   return GenerateReactor<VllmEncoder>::Start(std::move(call), *std::move(admitted),
                                              std::move(encoder));
 }

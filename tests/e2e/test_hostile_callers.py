@@ -11,7 +11,8 @@ import grpc
 import pytest
 
 from parallax_client import Client
-from raw_http2 import is_answered, send_call
+from parallax_client.v1 import inference_pb2
+from raw_http2 import is_answered, send_call, unread_call
 from server_process import NO_RETRY, STORIES_MODEL, ServerProcess, eventually
 from vllm_stubs import pb, rpc
 
@@ -144,6 +145,29 @@ def test_an_unlimited_caller_fills_the_queue_of_all(tmp_path: Path) -> None:
                 stream.cancel()
             assert eventually(lambda: server.stats().requests_waiting == 0)
             assert bob.generate([1, 300], max_tokens=1).usage.completion_tokens == 1
+
+
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
+def test_who_takes_nothing_of_its_answer_loses_it(method: str) -> None:
+    """The connection stays; neither gRPC nor the engine would ever end the call."""
+
+    def ended(server: ServerProcess, code: str) -> float:
+        name = f'parallax:grpc_requests_total{{method="{method}",code="{code}"}}'
+        return server.metrics().get(name, 0)
+
+    flags = ("--read-timeout=1s", "--max-context-tokens=100000", "--kv-cache-pages=2000")
+    with ServerProcess("null", *flags) as server:
+        request = inference_pb2.GenerateRequest()
+        request.token_ids.ids.append(1)
+        request.stopping.max_tokens = 60000
+        path = f"/parallax.v1.InferenceService/{method}"
+        with unread_call(server.address, path, request.SerializeToString()):
+            assert eventually(lambda: ended(server, "RESOURCE_EXHAUSTED") == 1)
+            assert server.stats().requests_finished == 1
+        assert ended(server, "OK") == 0
+        (line,) = [line for line in server.log().splitlines() if "request_ended" in line]
+        assert "took nothing of its output for 1s" in json.loads(line)["message"]
+        assert server.stop() == 0
 
 
 FORGED = b'x\n{"level":"error","event":"forged"}\n'

@@ -7,7 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/output_delta.h"
+#include "server/output_size.h"
 
 namespace parallax::server {
 namespace {
@@ -23,7 +23,7 @@ OutputDelta Delta(int choice, std::string text, std::vector<int32_t> ids) {
 }
 
 TEST(ChunkOutboxTest, CoalescesPerChoiceInOrderOfArrival) {
-  ChunkOutbox outbox(1 << 20);
+  ChunkOutbox outbox(1 << 20, nullptr);
   ASSERT_TRUE(outbox.Add(Delta(1, "a", {1})));
   ASSERT_TRUE(outbox.Add(Delta(0, "x", {9})));
   ASSERT_TRUE(outbox.Add(Delta(1, "b", {2, 3})));
@@ -38,7 +38,7 @@ TEST(ChunkOutboxTest, CoalescesPerChoiceInOrderOfArrival) {
 }
 
 TEST(ChunkOutboxTest, BoundsWhatWaits) {
-  ChunkOutbox outbox(4096);
+  ChunkOutbox outbox(4096, nullptr);
   int added = 0;
   while (outbox.Add(Delta(added % 2, std::string(100, 't'), {1}))) ++added;
   EXPECT_GT(added, 10);
@@ -48,7 +48,7 @@ TEST(ChunkOutboxTest, BoundsWhatWaits) {
 }
 
 TEST(ChunkOutboxTest, TheStartLeavesWithTheFirstChunkAndIsNotCounted) {
-  ChunkOutbox outbox(4096);
+  ChunkOutbox outbox(4096, nullptr);
   const auto echo = std::make_shared<const Echo>(Echo{std::string(100'000, 'e'), {}, nullptr});
   outbox.Start({.prompt_tokens = 3, .cached_tokens = 2, .prompt_logprobs = nullptr, .echo = echo});
   EXPECT_TRUE(outbox.empty()) << "the first token comes at once";
@@ -61,7 +61,7 @@ TEST(ChunkOutboxTest, TheStartLeavesWithTheFirstChunkAndIsNotCounted) {
 }
 
 TEST(ChunkOutboxTest, ChunksStayFarBelowGrpcsLimit) {
-  ChunkOutbox outbox(64 << 20);
+  ChunkOutbox outbox(64 << 20, nullptr);
   for (int i = 0; i < 2000; ++i) {
     ASSERT_TRUE(outbox.Add(Delta(0, std::string(1000, 'x'), std::vector<int32_t>(100, 7))));
   }
@@ -69,7 +69,7 @@ TEST(ChunkOutboxTest, ChunksStayFarBelowGrpcsLimit) {
   int chunks = 0;
   for (; !outbox.empty(); ++chunks) {
     const OutputDelta delta = outbox.Take().delta;
-    EXPECT_LE(DeltaBytes(delta), kMaxChunkBytes);
+    EXPECT_LE(DeltaBytes(delta, nullptr), kMaxChunkBytes);
     text += delta.text.size();
   }
   EXPECT_EQ(text, 2'000'000u);
@@ -81,7 +81,7 @@ TEST(ChunkOutboxTest, RandomInterleavingsLoseNothing) {
   for (uint64_t seed = 1; seed <= 50; ++seed) {
     SCOPED_TRACE(seed);
     std::mt19937_64 random(seed);
-    ChunkOutbox outbox(1 << 20);
+    ChunkOutbox outbox(1 << 20, nullptr);
     std::map<int, std::string> added, taken;
     std::map<int, int> finishes;
     const auto take = [&] {

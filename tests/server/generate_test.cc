@@ -304,6 +304,68 @@ TEST_F(GenerateTest, SlowReaderCoalescesThenIsEnded) {
   EXPECT_LT(messages, sent / 1000);
 }
 
+// A prompt's echo of `bytes`, all text.
+RequestStart LongEcho(size_t bytes) {
+  return {.prompt_tokens = 3,
+          .cached_tokens = 0,
+          .prompt_logprobs = nullptr,
+          .echo = std::make_shared<const Echo>(Echo{std::string(bytes, 'e'), {1, 2, 3}, nullptr})};
+}
+
+constexpr size_t kMoreThanGrpcBuffers = size_t{32} << 20;
+
+TEST_F(GenerateTest, WhoTakesNothingOfAFinishedAnswerIsCutOff) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, TokenRequest("unread"));
+  const auto call = engine_.AwaitSubmitted();
+  call.sink->OnStart(LongEcho(kMoreThanGrpcBuffers));
+  call.sink->OnDelta(TokenDelta(0, {7}, /*finish=*/true));
+  engine_.End(call, absl::OkStatus());
+  EXPECT_TRUE(open_calls_.AwaitClosed(absl::Now() + absl::Seconds(60))) << "held for ever";
+  EXPECT_EQ(RpcCount("GenerateStream", "RESOURCE_EXHAUSTED"), 1);
+  EXPECT_EQ(RpcCount("GenerateStream", "OK"), 0);
+  v1::GenerateChunk chunk;
+  while (reader->Read(&chunk)) {
+  }
+  EXPECT_FALSE(reader->Finish().ok());
+}
+
+TEST_F(GenerateTest, WhoTakesNothingAfterAnOverflowIsCutOff) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, TokenRequest("unread"));
+  const auto call = engine_.AwaitSubmitted();
+  call.sink->OnStart(LongEcho(kMoreThanGrpcBuffers));
+  call.sink->OnDelta(TokenDelta(0, {7}));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));  // a write is stuck by now
+  for (int i = 0; i < 100; ++i) call.sink->OnDelta(TokenDelta(0, std::vector<int32_t>(1000, 9)));
+  engine_.End(call, engine_.AwaitCancelled("unread"));
+  EXPECT_TRUE(open_calls_.AwaitClosed(absl::Now() + absl::Seconds(60))) << "held for ever";
+  EXPECT_EQ(RpcCount("GenerateStream", "RESOURCE_EXHAUSTED"), 1);
+  v1::GenerateChunk chunk;
+  while (reader->Read(&chunk)) {
+  }
+  EXPECT_FALSE(reader->Finish().ok());
+}
+
+// Each part that it takes gives it the time anew.
+TEST_F(GenerateTest, WhoReadsSlowlyGetsAFinishedAnswerAllTheSame) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, TokenRequest("slow"));
+  const auto call = engine_.AwaitSubmitted();
+  call.sink->OnStart(LongEcho(kMoreThanGrpcBuffers));
+  call.sink->OnDelta(TokenDelta(0, {7}, /*finish=*/true));
+  engine_.End(call, absl::OkStatus());
+  size_t bytes = 0;
+  v1::GenerateChunk chunk;
+  while (reader->Read(&chunk)) {
+    bytes += chunk.text().size();
+    std::this_thread::sleep_for(std::chrono::milliseconds(40));  // 5 s for all
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(bytes, kMoreThanGrpcBuffers);
+  EXPECT_EQ(RpcCount("GenerateStream", "OK"), 1);
+}
+
 TEST_F(GenerateTest, LargeUnaryReplyIsRefusedByItsBound) {
   v1::GenerateResponse response;
   std::thread engine([&] {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "server/output_delta.h"
+#include "server/output_size.h"
 
 namespace parallax::server {
 namespace {
@@ -32,25 +32,26 @@ std::shared_ptr<const Echo> EchoOf(int32_t num_tokens, bool with_logprobs) {
 }
 
 size_t BytesOf(const PromptPiece& piece) {
-  size_t bytes = piece.text.size() + piece.token_ids.size() * sizeof(int32_t);
-  for (const PositionLogprobs& position : piece.logprobs) bytes += LogprobsBytes(position);
+  size_t bytes = piece.text.size() + piece.token_ids.size() * kTokenIdBytes;
+  for (const PositionLogprobs& position : piece.logprobs) bytes += LogprobsBytes(position, nullptr);
   return bytes;
 }
 
 TEST(PromptPiecesTest, AreNoneIfNothingWasAskedFor) {
   EXPECT_TRUE(PromptPieces().empty());
-  EXPECT_TRUE(PromptPieces(RequestStart(), 3).empty());
+  EXPECT_TRUE(PromptPieces(RequestStart(), 3, nullptr).empty());
 }
 
 TEST(PromptPiecesTest, LogprobsComeFirstThenTheEchoOfEachChoice) {
   constexpr int32_t kTokens = 5000;
   const std::shared_ptr<const Echo> echo = EchoOf(kTokens, /*with_logprobs=*/true);
-  PromptPieces pieces({.prompt_logprobs = echo->logprobs, .echo = echo}, 2);
+  PromptPieces pieces({.prompt_logprobs = echo->logprobs, .echo = echo}, 2, nullptr);
   int count = 0;
   const auto next = [&] {
     EXPECT_FALSE(pieces.empty());
     const PromptPiece piece = pieces.Next();
-    EXPECT_LE(BytesOf(piece), kMaxChunkBytes + LogprobsBytes(echo->logprobs->front()) + 4);
+    EXPECT_LE(BytesOf(piece),
+              kMaxChunkBytes + LogprobsBytes(echo->logprobs->front(), nullptr) + kTokenIdBytes);
     ++count;
     return piece;
   };
@@ -77,12 +78,12 @@ TEST(PromptPiecesTest, LogprobsComeFirstThenTheEchoOfEachChoice) {
 
 TEST(PromptPiecesTest, ATextLongerThanAPieceIsCutBetweenCharacters) {
   const std::shared_ptr<const Echo> echo = EchoOf(300'000, /*with_logprobs=*/false);
-  PromptPieces pieces({.prompt_logprobs = nullptr, .echo = echo}, 1);
+  PromptPieces pieces({.prompt_logprobs = nullptr, .echo = echo}, 1, nullptr);
   std::string text;
   std::vector<int32_t> ids;
   while (!pieces.empty()) {
     const PromptPiece piece = pieces.Next();
-    EXPECT_LE(BytesOf(piece), kMaxChunkBytes + 4);
+    EXPECT_LE(BytesOf(piece), kMaxChunkBytes + kTokenIdBytes);
     EXPECT_EQ(piece.text.size() % 3, 0u);
     EXPECT_TRUE(piece.logprobs.empty());
     text += piece.text;
@@ -98,7 +99,7 @@ TEST(PromptPiecesTest, HoldOnToNothingOnceTheyAreThrownAway) {
   {
     const std::shared_ptr<const Echo> echo = EchoOf(3, /*with_logprobs=*/true);
     held = echo;
-    pieces = PromptPieces({.prompt_logprobs = nullptr, .echo = echo}, 1);
+    pieces = PromptPieces({.prompt_logprobs = nullptr, .echo = echo}, 1, nullptr);
   }
   const PromptPiece piece = pieces.Next();
   EXPECT_TRUE(pieces.empty());

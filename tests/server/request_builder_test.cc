@@ -207,5 +207,30 @@ const Refusal kRefusals[] = {
 INSTANTIATE_TEST_SUITE_P(All, RefusalTest, testing::ValuesIn(kRefusals),
                          [](const auto& info) { return std::string(info.param.name); });
 
+// A stream holds them for its reader outside of its outbox's bound.
+TEST(RequestBuilderTest, WhatIsToldOfThePromptIsBounded) {
+  v1::GenerateRequest wire = ValidRequest();
+  const auto build = [&](size_t max_bytes) {
+    const RequestLimits limits{
+        .max_prompt_tokens = 60, .max_choices = 8, .max_response_bytes = max_bytes};
+    return BuildRequest(wire, TestModel(), limits, {}).status();
+  };
+  EXPECT_TRUE(build(0).ok());
+  wire.mutable_output()->set_prompt_logprobs(20);
+  EXPECT_TRUE(build(2000).ok());
+  EXPECT_THAT(
+      std::string(build(1000).message()),
+      StartsWith("output.prompt_logprobs: with 3 prompt tokens and n = 1 it takes at least"));
+  wire.mutable_output()->set_echo(true);
+  wire.mutable_output()->set_logprobs(0);
+  EXPECT_TRUE(build(3000).ok());
+  wire.mutable_sampling()->set_n(8);  // as many copies for the client
+  EXPECT_TRUE(build(12'000).ok());
+  const absl::Status refused = build(10'000);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.message()), StartsWith("output.echo: "));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("at most 10000 are allowed"));
+}
+
 }  // namespace
 }  // namespace parallax::server

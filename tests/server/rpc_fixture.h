@@ -29,12 +29,14 @@ class RpcFixture : public testing::Test {
     environment_.metrics = &metrics_;
     environment_.logger = &logger_;
     environment_.dispatcher = &dispatcher_;
+    environment_.reply_dispatcher = &dispatcher_;
+    environment_.open_calls = &open_calls_;
     environment_.model.name = "fake";
     environment_.model.vocab_size = 1000;
     environment_.model.max_context_tokens = 256;
-    environment_.limits = {.max_prompt_tokens = 200, .max_choices = 8};
+    environment_.limits = {
+        .max_prompt_tokens = 200, .max_choices = 8, .max_response_bytes = 64 << 10};
     environment_.outbox_bytes = 64 << 10;
-    environment_.max_response_bytes = 64 << 10;
   }
 
   void StartServer() {
@@ -105,6 +107,7 @@ class RpcFixture : public testing::Test {
   ServerMetrics metrics_{"fake"};
   std::unique_ptr<Authenticator> authenticator_ = Authenticator::Anonymous();
   WriteDispatcher dispatcher_{1};
+  OpenCalls open_calls_{absl::Seconds(2)};
   CallEnvironment environment_;
   FakeEngine engine_;
   std::unique_ptr<GrpcServer> server_;

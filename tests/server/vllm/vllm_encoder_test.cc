@@ -7,7 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/output_delta.h"
+#include "server/output_size.h"
 
 namespace parallax::server {
 namespace {
@@ -142,7 +142,7 @@ TEST(VllmEncoderTest, AReplyThatGrowsTooLargeIsAnError) {
 
 // Each of the two completes has a copy.
 TEST(VllmEncoderTest, ThePromptCountsOnceAChoice) {
-  const size_t bytes = PromptBytes(Started(PromptOf(100)), 1);
+  const size_t bytes = PromptBytes(Started(PromptOf(100)), 1, nullptr);
   OutputChunk chunk = Chunk(0, {});
   chunk.start = Started(PromptOf(100));
   VllmEncoder tight(TwoChoices(), /*stream=*/false, 2 * bytes - 1);
