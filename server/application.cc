@@ -15,7 +15,8 @@
 namespace parallax::server {
 namespace {
 
-// Once no request is live, clients still have to read what was written for them.
+// Once no request is live, clients still have to read what was written for them: this long, or what
+// is left of the grace period.
 constexpr absl::Duration kFlushTime = absl::Seconds(2);
 // Aborted requests end within a step; a backend that hangs must not hold up the exit.
 constexpr absl::Duration kAbortTime = absl::Seconds(5);
@@ -168,12 +169,24 @@ Application::StopResult Application::Stop() {
     logger_.Warning("grace_period_over", {});
     if (!AbortRunning()) return StopResult::kStuck;
   }
+  AwaitReaders(std::max(deadline, absl::Now() + kFlushTime));
   grpc_->Shutdown(absl::Now() + kFlushTime);
   metrics_http_.reset();
   MutexLock lock(&mutex_);
   logger_.Info("stopped", {{"requests_aborted", aborted_ ? "yes" : "no"}});
   if (!engine_->Stats().health.ok()) return StopResult::kFailed;
   return aborted_ ? StopResult::kAborted : StopResult::kFinished;
+}
+
+// Cuts off whoever has not read its output by then.
+void Application::AwaitReaders(absl::Time deadline) {
+  if (open_calls_->AwaitClosed(deadline)) return;
+  const int calls = open_calls_->CancelAll(absl::UnavailableError(
+      "the server is shutting down, and the client had not taken all of its output"));
+  if (calls == 0) return;  // closed just now
+  logger_.Warning("clients_cut_off", {{"calls", calls}});
+  MutexLock lock(&mutex_);
+  aborted_ = true;
 }
 
 bool Application::AbortRunning() {
@@ -183,7 +196,10 @@ bool Application::AbortRunning() {
     aborted_ = aborted_ || stats.requests_submitted != stats.requests_finished;
   }
   engine_->AbortAll(absl::UnavailableError("the server is shutting down"));
-  if (engine_->AwaitDrained(absl::Now() + kAbortTime)) return true;
+  if (engine_->AwaitDrained(absl::Now() + kAbortTime)) {
+    open_calls_->EndWait(absl::Now() + kFlushTime);
+    return true;
+  }
   logger_.Error("engine_stuck", {{"waited", absl::FormatDuration(kAbortTime)}});
   return false;
 }

@@ -41,13 +41,14 @@ class Application {
   std::string ReadyLine() const;
 
   enum class StopResult {
-    kFinished,  // every request ended by itself
-    kAborted,   // some were ended with UNAVAILABLE
+    kFinished,  // every request ended by itself, and its client has what it was told
+    kAborted,   // some were ended with UNAVAILABLE, or cut off before their clients had read all
     kFailed,    // the backend had broken
     kStuck,     // the engine does not react: its thread cannot be joined, only left behind
   };
   /// Refuses new work and turns health NOT_SERVING; lets running requests finish within the
-  /// grace period, then aborts them; waits for replies to be read, then stops listening.
+  /// grace period, then aborts them; waits for replies to be read, for what is left of the grace
+  /// period and not less than two seconds, then stops listening.
   StopResult Stop();
 
   /// Ends every live request with UNAVAILABLE now, which makes a running Stop return soon.
@@ -70,6 +71,7 @@ class Application {
   std::vector<HttpPage> MetricsPages() const;
   ServerStatus Status() const;
   void WarnOfOpenDoors() const;
+  void AwaitReaders(absl::Time deadline);
 
   const ServerConfig config_;
   const Logger& logger_;

@@ -277,7 +277,8 @@ std::string ServerHelp() {
       "Signals: SIGTERM or SIGINT stops after running requests (--grace-period); a second one\n"
       "aborts them; SIGHUP reads --auth-token-file again.\n"
       "Exit status: 0 stopped, every request finished; 1 could not start; 2 bad flags;\n"
-      "3 stopped, requests were aborted; 4 the backend (a GPU) failed: start again.\n",
+      "3 stopped, requests were aborted or their output was not taken; 4 the backend (a GPU)\n"
+      "failed: start again.\n",
       MakeFlags(&config, &log_level).Help());
 }
 

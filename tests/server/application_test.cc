@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
@@ -230,6 +231,65 @@ TEST_F(ApplicationTest, AbortRunningCutsTheGracePeriodShort) {
   EXPECT_TRUE(app_->AbortRunning());  // what a second SIGTERM does
   EXPECT_EQ(call.ReadToEnd().error_code(), StatusCode::UNAVAILABLE);
   EXPECT_EQ(stopped.get(), StopResult::kAborted);
+}
+
+// Finished in the engine, and more than gRPC buffers.
+constexpr int kManyTokens = 200'000;
+
+class ReadersOfAStoppingServerTest : public ApplicationTest {
+ protected:
+  // Returns once the engine has nothing to do; the test has read one chunk.
+  std::unique_ptr<LongCall> FinishUnread(std::string_view grace_period) {
+    StartServer({kLongContext, kManyPages, grace_period, "--outbox-bytes=256MiB"});
+    v1::GenerateRequest request = TokenRequest(4, kManyTokens);
+    request.mutable_output()->set_logprobs(5);
+    auto call = std::make_unique<LongCall>(stub_.get(), request);
+    call->ReadOne();
+    while (Stats().requests_finished() == 0) absl::SleepFor(absl::Milliseconds(10));
+    return call;
+  }
+
+  double Counted(StatusCode code) const {
+    for (const auto& family : app_->metrics().Collect()) {
+      if (family.name != "parallax:grpc_requests_total") continue;
+      for (const auto& metric : family.metric) {
+        if (metric.label[1].value == "GenerateStream" &&
+            metric.label[2].value == StatusCodeName(code)) {
+          return metric.counter.value;
+        }
+      }
+    }
+    return 0;
+  }
+};
+
+TEST_F(ReadersOfAStoppingServerTest, HaveWhatIsLeftOfTheGracePeriod) {
+  const auto call = FinishUnread("--grace-period=60s");
+  std::future<StopResult> stopped = std::async(std::launch::async, [&] { return app_->Stop(); });
+  EXPECT_EQ(stopped.wait_for(std::chrono::seconds(3)), std::future_status::timeout)
+      << "it has an answer to give";
+  const grpc::Status status = call->ReadToEnd();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(call->tokens(), kManyTokens);
+  EXPECT_EQ(stopped.get(), StopResult::kFinished);
+  EXPECT_EQ(Counted(StatusCode::OK), 1);
+}
+
+TEST_F(ReadersOfAStoppingServerTest, AreCutOffAtItsEndAndTheExitStatusSaysSo) {
+  const auto call = FinishUnread("--grace-period=100ms");
+  EXPECT_EQ(app_->Stop(), StopResult::kAborted);
+  EXPECT_EQ(Counted(StatusCode::OK), 0);
+  EXPECT_EQ(Counted(StatusCode::UNAVAILABLE), 1);
+  EXPECT_FALSE(call->ReadToEnd().ok());
+  EXPECT_LT(call->tokens(), kManyTokens);
+}
+
+TEST_F(ReadersOfAStoppingServerTest, AreNotWaitedForAfterASecondSignal) {
+  const auto call = FinishUnread("--grace-period=1h");
+  std::future<StopResult> stopped = std::async(std::launch::async, [&] { return app_->Stop(); });
+  EXPECT_TRUE(app_->AbortRunning());
+  EXPECT_EQ(stopped.get(), StopResult::kAborted);
+  EXPECT_FALSE(call->ReadToEnd().ok());
 }
 
 TEST_F(ApplicationTest, SlowReaderHurtsOnlyItself) {
