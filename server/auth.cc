@@ -46,13 +46,15 @@ absl::Status CheckName(absl::string_view name) {
 }
 
 absl::Status CheckToken(absl::string_view token) {
-  const bool printable =
-      std::all_of(token.begin(), token.end(), [](char c) { return c > 0x20 && c < 0x7f; });
+  // A # that were part of a token would be one that somebody meant to begin a comment.
+  const bool printable = std::all_of(token.begin(), token.end(),
+                                     [](char c) { return c > 0x20 && c < 0x7f && c != '#'; });
   if (printable && token.size() >= kMinTokenBytes && token.size() <= kMaxTokenBytes) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrCat("the token must be ", kMinTokenBytes, " to ",
-                                                 kMaxTokenBytes, " printable characters"));
+                                                 kMaxTokenBytes,
+                                                 " printable characters other than #"));
 }
 
 absl::Status ParseLimit(absl::string_view field, CallerLimits* limits) {
@@ -60,20 +62,22 @@ absl::Status ParseLimit(absl::string_view field, CallerLimits* limits) {
       absl::StrSplit(field, absl::MaxSplits('=', 1));
   if (parts.first == "max_concurrent") {
     int32_t value = 0;
-    if (absl::SimpleAtoi(parts.second, &value) && value >= 1) {
-      limits->max_concurrent = value;
-      return absl::OkStatus();
+    if (!absl::SimpleAtoi(parts.second, &value) || value < 1) {
+      return absl::InvalidArgumentError("max_concurrent must be a whole number, at least 1");
     }
-  } else if (parts.first == "max_requests_per_second") {
-    double value = 0;
-    if (absl::SimpleAtod(parts.second, &value) && std::isfinite(value) && value > 0) {
-      limits->max_requests_per_second = value;
-      return absl::OkStatus();
-    }
+    limits->max_concurrent = value;
+    return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat("\"", field,
-                                                 "\" is not max_concurrent=N (at least 1) or "
-                                                 "max_requests_per_second=R (more than 0)"));
+  if (parts.first == "max_requests_per_second") {
+    double value = 0;
+    if (!absl::SimpleAtod(parts.second, &value) || !std::isfinite(value) || value <= 0) {
+      return absl::InvalidArgumentError("max_requests_per_second must be a number more than 0");
+    }
+    limits->max_requests_per_second = value;
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      "neither max_concurrent=N nor max_requests_per_second=R; a name and a token have no spaces");
 }
 
 absl::StatusOr<TokenEntry> ParseLine(const std::vector<absl::string_view>& fields) {
@@ -82,20 +86,31 @@ absl::StatusOr<TokenEntry> ParseLine(const std::vector<absl::string_view>& field
   if (absl::Status s = CheckToken(fields[1]); !s.ok()) return s;
   TokenEntry entry{std::string(fields[0]), Digest({fields[1].data(), fields[1].size()}), {}};
   for (size_t i = 2; i < fields.size(); ++i) {
-    if (absl::Status s = ParseLimit(fields[i], &entry.limits); !s.ok()) return s;
+    if (absl::Status s = ParseLimit(fields[i], &entry.limits); !s.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat("field ", i + 1, ": ", s.message()));
+    }
   }
   return entry;
 }
 
-absl::Status CheckUnique(const std::vector<TokenEntry>& entries, const TokenEntry& added) {
-  for (const TokenEntry& entry : entries) {
-    if (entry.name == added.name) {
-      return absl::InvalidArgumentError(absl::StrCat("the name ", added.name, " appears twice"));
-    }
-    if (entry.digest == added.digest) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(added.name, " has the same token as ", entry.name));
-    }
+// The fields before a comment.
+std::vector<absl::string_view> SplitLine(absl::string_view line) {
+  std::vector<absl::string_view> fields =
+      absl::StrSplit(line, absl::ByAnyChar(" \t\r"), absl::SkipEmpty());
+  const auto comment =
+      std::find_if(fields.begin(), fields.end(), [](absl::string_view f) { return f[0] == '#'; });
+  fields.erase(comment, fields.end());
+  return fields;
+}
+
+// `lines` are the entries'.
+absl::Status CheckUnique(const std::vector<TokenEntry>& entries, const std::vector<int>& lines,
+                         const TokenEntry& added) {
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const bool same_name = entries[i].name == added.name;
+    if (!same_name && entries[i].digest != added.digest) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("the same ", same_name ? "name" : "token", " as in line ", lines[i]));
   }
   return absl::OkStatus();
 }
@@ -120,19 +135,19 @@ absl::StatusOr<std::vector<TokenEntry>> ReadTokenFile(const std::string& path) {
 
 absl::StatusOr<std::vector<TokenEntry>> ParseTokenFile(std::string_view text) {
   std::vector<TokenEntry> entries;
+  std::vector<int> lines;
   int line_number = 0;
-  for (absl::string_view line : absl::StrSplit(ToAbsl(text), '\n')) {
+  for (const absl::string_view line : absl::StrSplit(ToAbsl(text), '\n')) {
     ++line_number;
-    line = line.substr(0, line.find('#'));
-    const std::vector<absl::string_view> fields =
-        absl::StrSplit(line, absl::ByAnyChar(" \t\r"), absl::SkipEmpty());
+    const std::vector<absl::string_view> fields = SplitLine(line);
     if (fields.empty()) continue;
     absl::StatusOr<TokenEntry> entry = ParseLine(fields);
-    absl::Status status = entry.ok() ? CheckUnique(entries, *entry) : entry.status();
+    absl::Status status = entry.ok() ? CheckUnique(entries, lines, *entry) : entry.status();
     if (!status.ok()) {
       return absl::InvalidArgumentError(absl::StrCat("line ", line_number, ": ", status.message()));
     }
     entries.push_back(*std::move(entry));
+    lines.push_back(line_number);
   }
   return entries;
 }

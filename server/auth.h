@@ -7,8 +7,9 @@
 //   batch    60303ae22b998861bce3
 //
 // Names: 1 to 64 of A-Z a-z 0-9 . _ -, unique, not "anonymous". Tokens: 8 to 512 printable
-// characters without spaces, unique. Anything else is refused with the line's number; a
-// token is never printed.
+// characters without spaces and #, unique. A field that begins with # begins a comment. Anything
+// else is refused with the line's number and the field's; nothing of the file is printed, for a
+// token may stand in any place of a line that is not as it should be.
 //
 // A call carries the metadatum `authorization: Bearer TOKEN`. Only SHA-256 digests are kept;
 // each presented token is compared with all of them in constant time.
@@ -41,7 +42,7 @@ struct TokenEntry {
   CallerLimits limits;
 };
 
-/// INVALID_ARGUMENT naming the line and what is wrong with it.
+/// INVALID_ARGUMENT naming the line and what is wrong with it, without a word of the file.
 absl::StatusOr<std::vector<TokenEntry>> ParseTokenFile(std::string_view text);
 
 class Authenticator {

@@ -89,10 +89,11 @@ void AddAccessFlags(ServerConfig* config, FlagTable* flags) {
   flags->String("tls-key", "FILE", &config->tls.key, "PEM private key of --tls-cert.");
   flags->String("tls-client-ca", "FILE", &config->tls.client_ca,
                 "PEM roots. Clients must present a certificate signed by one of them (mTLS).");
-  flags->String("auth-token-file", "FILE", &config->auth_token_file,
-                "Bearer tokens, one a line: NAME TOKEN [max_concurrent=N] "
-                "[max_requests_per_second=R]; # starts a comment. SIGHUP reads it again. "
-                "Unset: every caller is served, as one anonymous principal.");
+  flags->String(
+      "auth-token-file", "FILE", &config->auth_token_file,
+      "Bearer tokens, one a line: NAME TOKEN [max_concurrent=N] "
+      "[max_requests_per_second=R]; a field that begins with # begins a comment. SIGHUP reads "
+      "it again. Unset: every caller is served, as one anonymous principal.");
   flags->Switch("kv-events", &config->kv_events,
                 "Serve VllmEngine.SubscribeKvEvents, by which a gateway routes prompts to the "
                 "replica that has their prefix. Subscribers see the token ids of all callers' "
