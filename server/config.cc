@@ -108,7 +108,7 @@ void AddLimitFlags(ServerConfig* config, FlagTable* flags) {
   flags->Bytes("max-message-bytes", 1024, &config->max_message_bytes,
                "Largest message a client may send.");
   flags->Bytes("max-response-bytes", 65536, &config->max_response_bytes,
-               "Largest reply of the unary Generate; a longer one ends with "
+               "Largest reply of Generate, Tokenize and Detokenize; a longer one ends with "
                "RESOURCE_EXHAUSTED. A stream has no such limit, but a prompt whose echo and "
                "log-probabilities take more, in all choices together, is refused.");
   flags->Bytes("outbox-bytes", 4096, &config->outbox_bytes,

@@ -32,7 +32,7 @@ void ConfigureConnections(const ServerConfig& config, grpc::ServerBuilder* build
   // Two servers on one port would share its calls at random: refuse to start instead.
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder->SetMaxReceiveMessageSize(static_cast<int>(config.max_message_bytes));
-  builder->SetMaxSendMessageSize(-1);  // GenerateCollector and ChunkOutbox bound replies
+  builder->SetMaxSendMessageSize(-1);  // whoever builds a reply bounds it
 }
 
 absl::Status CannotListen(const char* flag, const std::string& address) {

@@ -1,5 +1,6 @@
 #include "server/inference_service.h"
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <utility>
@@ -13,8 +14,10 @@
 #include "server/generate_collector.h"
 #include "server/generate_reactor.h"
 #include "server/model_info.h"
+#include "server/output_size.h"
 #include "server/refused_stream.h"
 #include "server/request_builder.h"
+#include "server/unary_reply.h"
 #include "server/unknown_fields.h"
 
 namespace parallax::server {
@@ -24,6 +27,18 @@ absl::StatusOr<Request> Admit(const v1::GenerateRequest& wire, GenerateCall* cal
   if (absl::Status s = call->Admit(); !s.ok()) return s;
   if (absl::Status s = CheckNoUnknownFields(wire); !s.ok()) return s;
   return call->Build(wire);
+}
+
+absl::Status CheckReplyBytes(size_t bytes, const RequestLimits& limits) {
+  if (bytes <= limits.max_response_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the reply would have more than ", limits.max_response_bytes, " bytes; send less at once"));
+}
+
+// Of an id and its token in TokenizeResponse.
+size_t TokenBytesOnWire(const Tokenizer& tokenizer, int32_t id) {
+  constexpr size_t kTagAndLength = 4;
+  return kTokenIdBytes + kTagAndLength + tokenizer.TokenBytes(id).size();
 }
 
 }  // namespace
@@ -54,10 +69,9 @@ grpc::ServerWriteReactor<v1::GenerateChunk>* InferenceService::GenerateStream(
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(EndCall(RpcMethod::kTokenize, DoTokenize(*context, *request, response),
-                          environment_, context));
-  return reactor;
+  const absl::Status status = DoTokenize(*context, *request, response);
+  return new UnaryReply(EndCall(RpcMethod::kTokenize, status, environment_, context),
+                        environment_.open_calls, context);
 }
 
 absl::Status InferenceService::DoTokenize(const grpc::CallbackServerContext& context,
@@ -75,6 +89,10 @@ absl::Status InferenceService::DoTokenize(const grpc::CallbackServerContext& con
   if (!ids.ok()) {
     return absl::Status(ids.status().code(), absl::StrCat("text: ", ids.status().message()));
   }
+  // Before it is built: a text of one-byte tokens takes ten times its size.
+  size_t bytes = 0;
+  for (const int32_t id : *ids) bytes += TokenBytesOnWire(*tokenizer, id);
+  if (absl::Status s = CheckReplyBytes(bytes, environment_.limits); !s.ok()) return s;
   for (const int32_t id : *ids) {
     response->add_token_ids(id);
     response->add_tokens(std::string(tokenizer->TokenBytes(id)));
@@ -85,10 +103,9 @@ absl::Status InferenceService::DoTokenize(const grpc::CallbackServerContext& con
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(EndCall(RpcMethod::kDetokenize, DoDetokenize(*context, *request, response),
-                          environment_, context));
-  return reactor;
+  const absl::Status status = DoDetokenize(*context, *request, response);
+  return new UnaryReply(EndCall(RpcMethod::kDetokenize, status, environment_, context),
+                        environment_.open_calls, context);
 }
 
 absl::Status InferenceService::DoDetokenize(const grpc::CallbackServerContext& context,
@@ -104,12 +121,17 @@ absl::Status InferenceService::DoDetokenize(const grpc::CallbackServerContext& c
     return absl::FailedPreconditionError("the model has no tokenizer");
   }
   const std::vector<int32_t> ids(request.token_ids().begin(), request.token_ids().end());
+  size_t bytes = 0;
   for (const int32_t id : ids) {
     if (absl::Status s = CheckTokenId("token_ids", id, model); !s.ok()) return s;
+    bytes += model.tokenizer->TokenBytes(id).size();
   }
+  // Before it is built: an id of one byte may stand for a hundred.
+  if (absl::Status s = CheckReplyBytes(bytes, environment_.limits); !s.ok()) return s;
   const bool skip_special = !request.has_skip_special_tokens() || request.skip_special_tokens();
   response->set_text(model.tokenizer->Decode(ids, skip_special));
-  return absl::OkStatus();
+  // Bytes that are no characters have become U+FFFD, up to three times as many.
+  return CheckReplyBytes(response->text().size(), environment_.limits);
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,

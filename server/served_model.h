@@ -36,7 +36,7 @@ struct ServedModel {
 struct RequestLimits {
   int32_t max_prompt_tokens = 0;  // >= 1
   int32_t max_choices = 1;
-  /// Of the unary Generate's reply, and of what a request asks to be told of its prompt.
+  /// Of a reply that is no stream, and of what a request asks to be told of its prompt.
   size_t max_response_bytes = size_t{64} << 20;
 };
 

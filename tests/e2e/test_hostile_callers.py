@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,16 @@ def test_who_takes_nothing_of_its_answer_loses_it(method: str) -> None:
         (line,) = [line for line in server.log().splitlines() if "request_ended" in line]
         assert "took nothing of its output for 1s" in json.loads(line)["message"]
         assert server.stop() == 0
+
+
+def test_a_reply_of_the_tokenizer_is_not_kept_either() -> None:
+    flags = ("--read-timeout=1s", "--grace-period=1s")
+    with ServerProcess(STORIES_MODEL, *flags) as server:
+        request = inference_pb2.TokenizeRequest(text="~" * 15000)
+        path = "/parallax.v1.InferenceService/Tokenize"
+        with unread_call(server.address, path, request.SerializeToString()):
+            time.sleep(3)
+            assert server.stop() == 0, "at the end a call was still open"
 
 
 FORGED = b'x\n{"level":"error","event":"forged"}\n'

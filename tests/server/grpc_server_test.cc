@@ -237,6 +237,54 @@ TEST_F(GrpcServerTest, OversizedMessagesAreRefused) {
             StatusCode::RESOURCE_EXHAUSTED);
 }
 
+// Every byte of a text is a token of 100 bytes, or, with id 1, of one that is no character.
+class LongTokenizer final : public Tokenizer {
+ public:
+  LongTokenizer() : Tokenizer(Table(), LeadingSpace::kKeep, std::nullopt, std::nullopt) {}
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool) const override {
+    return std::vector<int32_t>(text.size(), 0);
+  }
+
+ private:
+  static TokenTable Table() {
+    const std::vector<parallax::TokenEntry> entries = {{std::string(100, 'w'), true, false, false},
+                                                       {"\xff", true, false, false}};
+    return TokenTable(entries);
+  }
+};
+
+TEST_F(GrpcServerTest, RepliesOfTheTokenizerAreBounded) {
+  const LongTokenizer tokenizer;
+  environment_.model.tokenizer = &tokenizer;
+  StartServer();
+  const auto stub = Stub();
+  const auto tokenize = [&](size_t bytes) {
+    grpc::ClientContext context;
+    v1::TokenizeRequest request;
+    request.set_text(std::string(bytes, 'x'));
+    v1::TokenizeResponse response;
+    const grpc::Status status = stub->Tokenize(&context, request, &response);
+    EXPECT_LE(response.ByteSizeLong(), environment_.limits.max_response_bytes);
+    return status;
+  };
+  EXPECT_TRUE(tokenize(500).ok());
+  const grpc::Status refused = tokenize(1000);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(refused.error_message(), HasSubstr("more than 65536 bytes"));
+
+  const auto detokenize = [&](int32_t id, int count) {
+    grpc::ClientContext context;
+    v1::DetokenizeRequest request;
+    for (int i = 0; i < count; ++i) request.add_token_ids(id);
+    v1::DetokenizeResponse response;
+    return stub->Detokenize(&context, request, &response).error_code();
+  };
+  EXPECT_EQ(detokenize(0, 500), grpc::StatusCode::OK);
+  EXPECT_EQ(detokenize(0, 1000), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(detokenize(1, 20'000), grpc::StatusCode::OK);
+  EXPECT_EQ(detokenize(1, 30'000), grpc::StatusCode::RESOURCE_EXHAUSTED) << "U+FFFD is three bytes";
+}
+
 TEST_F(GrpcServerTest, WithoutTokenizerTextIsRefusedAndInfoSaysSo) {
   StartServer();
   const auto stub = Stub();
