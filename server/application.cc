@@ -136,6 +136,13 @@ ServerStatus Application::Status() const {
 }
 
 void Application::WarnOfOpenDoors() const {
+  if (!config_.metrics_listen.empty() && !IsLoopbackAddress(config_.metrics_listen)) {
+    logger_.Warning("metrics_beyond_loopback",
+                    {{"listen", config_.metrics_listen},
+                     {"advice",
+                      "everyone who reaches the port sees metrics and warnings, in the clear; let "
+                      "only the monitoring's network reach it"}});
+  }
   if (IsLoopbackAddress(config_.listen)) return;
   if (config_.tls.cert.empty()) {
     logger_.Warning("listening_without_tls",

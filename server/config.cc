@@ -1,5 +1,8 @@
 #include "server/config.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <utility>
@@ -252,8 +255,13 @@ std::string DefaultModelName(const std::string& model) {
 
 bool IsLoopbackAddress(std::string_view address) {
   if (IsUnixAddress(address)) return true;
-  const std::string_view host = HostOf(address);
-  return host == "localhost" || host == "::1" || host.starts_with("127.");
+  const std::string host(HostOf(address));
+  if (host == "localhost") return true;
+  // Parsed, not compared: a name may begin with "127.", too.
+  in_addr v4;
+  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == 127;
+  in6_addr v6;
+  return inet_pton(AF_INET6, host.c_str(), &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
 absl::StatusOr<ServerConfig> ParseServerConfig(std::span<const std::string_view> args) {

@@ -90,16 +90,20 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{{"--model=x", "--listen=h:70000"}, "--listen: \"h:70000\""},
         Refusal{{"--model=x", "--metrics-listen=unix:/m"}, "--metrics-listen: \"unix:/m\""},
         Refusal{{"--model=x", "--admin-listen=0.0.0.0:1"}, "--admin-listen: 0.0.0.0:1"},
+        Refusal{{"--model=x", "--admin-listen=127.corp.example:1"}, "reachable from other hosts"},
         Refusal{{"--model=x", "--tls-cert=c"}, "--tls-cert: \"c\" and --tls-key"},
         Refusal{{"--model=x", "--tls-client-ca=a"}, "--tls-client-ca: \"a\" needs"},
         Refusal{{"--model=null", "--kv-cache-bytes=1GiB"}, "--kv-cache-bytes"},
         Refusal{{"--model=x", "--kv-cache-bytes=1GiB", "--kv-cache-pages=9"}, "exclude each"}));
 
 TEST(ConfigTest, KnowsLoopback) {
-  for (const char* address : {"127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "unix:/x"}) {
+  for (const char* address :
+       {"127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[0:0::1]:1", "localhost:1", "unix:/x"}) {
     EXPECT_TRUE(IsLoopbackAddress(address)) << address;
   }
-  for (const char* address : {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "host:1", "unix:"}) {
+  for (const char* address :
+       {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "host:1", "unix:", "127.corp.example:1",
+        "127.0.0.1.example:1", "localhost.example:1", "[fe80::1]:1"}) {
     EXPECT_FALSE(IsLoopbackAddress(address)) << address;
   }
 }
