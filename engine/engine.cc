@@ -122,8 +122,9 @@ class EngineImpl final : public Engine {
   int32_t FlushPrefixCache() override { return inbox_.FlushPrefixCache(); }
 
   EngineStats Stats() const override {
-    const Inbox::Counts counts = inbox_.GetCounts();
+    // The board first: a request between both must not be finished before it was submitted.
     EngineStats stats = board_.Read();
+    const Inbox::Counts counts = inbox_.GetCounts();
     stats.requests_submitted = counts.submitted;
     stats.draining = counts.draining;
     // What the engine thread has not seen yet counts all the same: a request that waits for
