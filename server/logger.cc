@@ -1,8 +1,6 @@
 #include "server/logger.h"
 
-#include <unistd.h>
-
-#include <cerrno>
+#include <string>
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -46,14 +44,11 @@ const char* LevelName(LogLevel level) {
   return "error";
 }
 
-// A log line that cannot be written is lost: there is nowhere left to say so.
-void WriteAll(int fd, std::string_view line) {
-  while (!line.empty()) {
-    const ssize_t written = ::write(fd, line.data(), line.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return;
-    line.remove_prefix(static_cast<size_t>(written));
-  }
+std::string Head(LogLevel level, std::string_view event) {
+  std::string head =
+      absl::FormatTime("{\"time\":\"%Y-%m-%dT%H:%M:%E3SZ\"", absl::Now(), absl::UTCTimeZone());
+  head.append(",\"level\":\"").append(LevelName(level)).append("\",\"event\":");
+  return head.append(Quote(event));
 }
 
 }  // namespace
@@ -63,10 +58,7 @@ LogField::LogField(std::string_view key, std::string_view value) : key_(key), js
 void Logger::Log(LogLevel level, std::string_view event,
                  std::initializer_list<LogField> fields) const {
   if (!Enabled(level)) return;
-  std::string line =
-      absl::FormatTime("{\"time\":\"%Y-%m-%dT%H:%M:%E3SZ\"", absl::Now(), absl::UTCTimeZone());
-  line.append(",\"level\":\"").append(LevelName(level)).append("\",\"event\":");
-  line.append(Quote(event));
+  std::string line = Head(level, event);
   const size_t head = line.size();
   for (const LogField& field : fields) {
     line.append(",").append(Quote(field.key())).append(":").append(field.json());
@@ -78,7 +70,10 @@ void Logger::Log(LogLevel level, std::string_view event,
   }
   if (level < threshold_) return;
   line.append("\n");
-  WriteAll(fd_, line);
+  const int64_t dropped = writer_.Write(line);
+  if (dropped == 0) return;
+  line = Head(LogLevel::kWarning, "log_lines_dropped");
+  writer_.Write(line.append(",\"lines\":").append(std::to_string(dropped)).append("}\n"));
 }
 
 }  // namespace parallax::server

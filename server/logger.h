@@ -4,8 +4,8 @@
 //    "request_id":"...","code":"INTERNAL"}
 //
 // Values are escaped, so a hostile request id cannot forge a line. Outputs are never logged,
-// prompts only with --log-prompts. A line is one write(2): lines of different threads do not
-// interleave.
+// prompts only with --log-prompts. Whoever reads the log holds nobody up: lines for which there is no
+// room are dropped, and counted in a line "log_lines_dropped" (line_writer.h).
 //
 // The last warnings and errors are also kept in memory, whatever the threshold, for the
 // status page.
@@ -21,6 +21,7 @@
 #include <string_view>
 #include <vector>
 
+#include "server/line_writer.h"
 #include "server/recent_lines.h"
 
 namespace parallax::server {
@@ -48,7 +49,7 @@ class LogField {
 
 class Logger {
  public:
-  explicit Logger(LogLevel threshold, int fd = 2) : threshold_(threshold), fd_(fd) {}
+  explicit Logger(LogLevel threshold, int fd = 2) : threshold_(threshold), writer_(fd) {}
 
   /// Whether a line of this level is written or kept.
   bool Enabled(LogLevel level) const { return level >= threshold_ || IsProblem(level); }
@@ -76,7 +77,7 @@ class Logger {
   static bool IsProblem(LogLevel level) { return level >= LogLevel::kWarning; }
 
   const LogLevel threshold_;
-  const int fd_;
+  mutable LineWriter writer_;
   mutable RecentLines problems_{20};
 };
 

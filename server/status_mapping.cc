@@ -55,13 +55,6 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   return grpc::Status(grpc_code, std::string(status.message()));
 }
 
-absl::Status ToAbslStatus(const grpc::Status& status) {
-  if (status.ok()) return absl::OkStatus();
-  const int code = static_cast<int>(status.error_code());
-  const auto absl_code = IsKnown(code) ? kCodes[code].absl_code : absl::StatusCode::kUnknown;
-  return absl::Status(absl_code, status.error_message());
-}
-
 std::string_view StatusCodeName(grpc::StatusCode code) {
   const int index = static_cast<int>(code);
   return IsKnown(index) ? kCodes[index].name : "UNKNOWN";

@@ -1,4 +1,4 @@
-// Between absl::Status (engine) and grpc::Status (wire).
+// From absl::Status (engine) to grpc::Status (wire).
 //
 // The two code enumerations have the same numbers by design; the mapping is written out
 // and checked by a test all the same, so that a change of either library cannot slip by.
@@ -17,8 +17,6 @@ namespace parallax::server {
 /// Unknown codes become UNKNOWN. The message is carried over; non-printable bytes are
 /// percent-encoded by gRPC itself.
 grpc::Status ToGrpcStatus(const absl::Status& status);
-
-absl::Status ToAbslStatus(const grpc::Status& status);
 
 /// "OK", "INVALID_ARGUMENT", ...: the names of the gRPC documentation, as in metric labels.
 std::string_view StatusCodeName(grpc::StatusCode code);
