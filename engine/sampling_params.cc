@@ -100,7 +100,8 @@ absl::Status CheckStopStrings(const SamplingParams& p) {
     }
     for (size_t j = 0; j < i; ++j) {
       if (p.stop_strings[j] != stop) continue;
-      return absl::InvalidArgumentError(absl::StrCat("stop: \"", stop, "\" appears twice"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("stop: string ", i, " is string ", j, " again"));
     }
   }
   return absl::OkStatus();

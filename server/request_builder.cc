@@ -94,8 +94,8 @@ absl::Status CheckModelTokens(const SamplingParams& params, const ServedModel& m
     if (absl::Status s = CheckTokenId("stopping.stop_token_ids", id, model); !s.ok()) return s;
   }
   if (model.tokenizer == nullptr && !params.stop_strings.empty()) {
-    return Invalid("stopping.stop", "\"", params.stop_strings.front(),
-                   "\" cannot be looked for: the model has no tokenizer");
+    return Invalid("stopping.stop", params.stop_strings.size(),
+                   " strings cannot be looked for: the model has no tokenizer");
   }
   return absl::OkStatus();
 }

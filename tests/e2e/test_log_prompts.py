@@ -40,6 +40,17 @@ def test_prompts_are_not_logged_at_any_level(flags: list[str]) -> None:
         assert "secret" not in server.log()
 
 
+def test_stop_strings_are_not_logged_even_where_they_are_refused() -> None:
+    for model, stop in ((STORIES_MODEL, ["a secret", "a secret"]), ("null", ["a secret"])):
+        with ServerProcess(model) as server, server.client() as client:
+            with pytest.raises(grpc.RpcError) as refusal:
+                client.generate([1], max_tokens=1, stop=stop)
+            assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert "stopping.stop" in refusal.value.details()
+            assert server.stop() == 0
+            assert "stopping.stop" in server.log() and "secret" not in server.log()
+
+
 def test_prompts_are_logged_only_if_asked_for() -> None:
     with ServerProcess(STORIES_MODEL, "--log-prompts") as server:
         ask_both_services(server, PROMPT)

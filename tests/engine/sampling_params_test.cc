@@ -89,7 +89,7 @@ TEST(ValidateSamplingParamsTest, NamesFieldAndValue) {
       {[](P& p) {
          p.stop_strings = {"a", "b", "a"};
        },
-       "stop: \"a\" appears twice"},
+       "stop: string 2 is string 0 again"},
       {[](P& p) { p.stop_strings = {std::string(257, 'x')}; },
        "stop: string 0 has 257 bytes, at most 256 are allowed"},
       {[](P& p) { p.stop_strings.resize(17, "x"); }, "stop: 17 strings, at most 16 are allowed"},
