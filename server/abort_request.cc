@@ -1,6 +1,9 @@
 #include "server/abort_request.h"
 
+#include <memory>
+
 #include "absl/strings/str_cat.h"
+#include "server/admission.h"
 #include "server/request_builder.h"
 #include "server/unknown_fields.h"
 
@@ -26,6 +29,19 @@ absl::Status AbortRequests(const v1::AbortRequest& request,
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status AbortOwnRequests(const v1::AbortRequest& request,
+                              const grpc::ServerContextBase& context,
+                              const CallEnvironment& environment, v1::AbortResponse* response) {
+  const absl::StatusOr<std::shared_ptr<Principal>> principal =
+      AuthenticateCall(context, environment);
+  if (!principal.ok()) return principal.status();
+  const auto abort = [&](const std::string& id) {
+    return environment.engine->Abort(id, (*principal)->name(),
+                                     absl::CancelledError("aborted by the caller"));
+  };
+  return AbortRequests(request, abort, response);
 }
 
 }  // namespace parallax::server

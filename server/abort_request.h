@@ -1,4 +1,4 @@
-// What InferenceService.Abort and AdminService.Abort share.
+// What the Abort of InferenceService, VllmEngine and AdminService share.
 //
 // Thread safety: pure functions of their arguments.
 #ifndef PARALLAX_SERVER_ABORT_REQUEST_H_
@@ -8,7 +8,9 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "grpcpp/server_context.h"
 #include "parallax/v1/abort.pb.h"
+#include "server/call_environment.h"
 
 namespace parallax::server {
 
@@ -17,6 +19,11 @@ namespace parallax::server {
 absl::Status AbortRequests(const v1::AbortRequest& request,
                            const std::function<bool(const std::string& id)>& abort,
                            v1::AbortResponse* response);
+
+/// The same for whom the call is from, who reaches only requests of its own. UNAUTHENTICATED.
+absl::Status AbortOwnRequests(const v1::AbortRequest& request,
+                              const grpc::ServerContextBase& context,
+                              const CallEnvironment& environment, v1::AbortResponse* response);
 
 }  // namespace parallax::server
 

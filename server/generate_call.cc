@@ -9,6 +9,7 @@
 #include "engine/base/steady_time.h"
 #include "server/admission.h"
 #include "server/call_metadata.h"
+#include "server/finish_reason.h"
 #include "server/prompt_excerpt.h"
 #include "server/request_builder.h"
 #include "server/status_mapping.h"
@@ -22,20 +23,7 @@ bool IsServerFault(absl::StatusCode code) {
 }
 
 std::string_view ReasonName(const std::optional<FinishReason>& reason) {
-  if (!reason.has_value()) return "none";  // refused
-  switch (*reason) {
-    case FinishReason::kStop:
-      return "stop";
-    case FinishReason::kLength:
-      return "length";
-    case FinishReason::kCancelled:
-      return "cancelled";
-    case FinishReason::kDeadline:
-      return "deadline";
-    case FinishReason::kError:
-      break;
-  }
-  return "error";
+  return reason.has_value() ? FinishReasonName(*reason) : "none";  // refused
 }
 
 }  // namespace

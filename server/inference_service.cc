@@ -157,22 +157,9 @@ grpc::ServerUnaryReactor* InferenceService::Abort(grpc::CallbackServerContext* c
                                                   const v1::AbortRequest* request,
                                                   v1::AbortResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(
-      EndCall(RpcMethod::kAbort, DoAbort(*context, *request, response), environment_, context));
+  const absl::Status status = AbortOwnRequests(*request, *context, environment_, response);
+  reactor->Finish(EndCall(RpcMethod::kAbort, status, environment_, context));
   return reactor;
-}
-
-absl::Status InferenceService::DoAbort(const grpc::CallbackServerContext& context,
-                                       const v1::AbortRequest& request,
-                                       v1::AbortResponse* response) const {
-  const absl::StatusOr<std::shared_ptr<Principal>> principal =
-      AuthenticateCall(context, environment_);
-  if (!principal.ok()) return principal.status();
-  const auto abort = [&](const std::string& id) {
-    return environment_.engine->Abort(id, (*principal)->name(),
-                                      absl::CancelledError("aborted by the caller"));
-  };
-  return AbortRequests(request, abort, response);
 }
 
 }  // namespace parallax::server

@@ -47,8 +47,6 @@ class InferenceService final : public v1::InferenceService::CallbackService {
   absl::Status DoGetModelInfo(const grpc::CallbackServerContext& context,
                               const v1::GetModelInfoRequest& request,
                               v1::GetModelInfoResponse* response) const;
-  absl::Status DoAbort(const grpc::CallbackServerContext& context, const v1::AbortRequest& request,
-                       v1::AbortResponse* response) const;
 
   const CallEnvironment& environment_;
 };

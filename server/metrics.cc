@@ -6,6 +6,7 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "server/metric_family.h"
 
 namespace parallax::server {
 namespace {
@@ -24,27 +25,6 @@ constexpr double kTokenCounts[] = {1,   2,    4,    8,    16,   32,    64,    12
 constexpr double kBatchSizes[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
 
 int64_t Nanoseconds(absl::Duration duration) { return absl::ToInt64Nanoseconds(duration); }
-
-std::string_view FinishReasonName(int reason) {
-  switch (static_cast<FinishReason>(reason)) {
-    case FinishReason::kStop:
-      return "stop";
-    case FinishReason::kLength:
-      return "length";
-    case FinishReason::kCancelled:
-      return "cancelled";
-    case FinishReason::kDeadline:
-      return "deadline";
-    case FinishReason::kError:
-      return "error";
-  }
-  return "error";
-}
-
-prometheus::MetricFamily Family(std::string_view name, std::string_view help,
-                                prometheus::MetricType type) {
-  return {std::string(name), std::string(help), type, {}};
-}
 
 double Fraction(int64_t part, int64_t whole) {
   return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0.0;
@@ -145,21 +125,6 @@ std::vector<prometheus::MetricFamily> ServerMetrics::Collect() const {
   return families;
 }
 
-MetricsTally ServerMetrics::Tally() const {
-  MetricsTally tally;
-  tally.submitted = submitted_.value();
-  tally.prompt_tokens = prompt_tokens_.value();
-  tally.generation_tokens = generation_tokens_.value();
-  tally.finished_generation_tokens =
-      static_cast<int64_t>(request_generation_tokens_.Collect().sample_sum);
-  tally.finished = Finished();
-  for (const AtomicCounter& counter : refused_) tally.refused += counter.value();
-  for (const auto& method : rpcs_) {
-    for (const AtomicCounter& counter : method) tally.rpcs += counter.value();
-  }
-  return tally;
-}
-
 void ServerMetrics::CollectTimes(Families* families) const {
   AddHistogram("parallax:time_to_first_token_seconds",
                "Arrival of a call until its first token is handed to gRPC; of a call that does not "
@@ -252,7 +217,7 @@ void ServerMetrics::CollectFinished(Families* families) const {
                        prometheus::MetricType::Counter);
   for (int reason = 0; reason < kNumFinishReasons; ++reason) {
     prometheus::ClientMetric metric = Labelled();
-    metric.label.push_back({"finished_reason", std::string(FinishReasonName(reason))});
+    metric.label.push_back({"finished_reason", std::string(FinishReasonName(static_cast<FinishReason>(reason)))});
     metric.counter.value = static_cast<double>(finished_[reason].value());
     family.metric.push_back(std::move(metric));
   }

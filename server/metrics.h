@@ -22,6 +22,7 @@
 #include "prometheus/collectable.h"
 #include "prometheus/metric_family.h"
 #include "server/atomic_metrics.h"
+#include "server/finish_reason.h"
 #include "server/metrics_device.h"
 #include "server/status_mapping.h"
 
@@ -39,17 +40,6 @@ enum class RpcMethod {
 };
 inline constexpr int kNumRpcMethods = 8;
 std::string_view RpcMethodName(RpcMethod method);
-
-/// The books of a run, for checking that they balance.
-struct MetricsTally {
-  int64_t submitted = 0;
-  int64_t refused = 0;   // by the engine, all codes
-  int64_t finished = 0;  // all reasons
-  int64_t rpcs = 0;      // all methods and codes
-  int64_t prompt_tokens = 0;
-  int64_t generation_tokens = 0;           // counted step by step
-  int64_t finished_generation_tokens = 0;  // counted when requests end
-};
 
 class ServerMetrics final : public EngineObserver, public prometheus::Collectable {
  public:
@@ -71,7 +61,6 @@ class ServerMetrics final : public EngineObserver, public prometheus::Collectabl
   void OnFinished(const FinishedRequest& request) override;
 
   std::vector<prometheus::MetricFamily> Collect() const override;
-  MetricsTally Tally() const;
 
  private:
   using Families = std::vector<prometheus::MetricFamily>;
@@ -127,7 +116,6 @@ class ServerMetrics final : public EngineObserver, public prometheus::Collectabl
   AtomicGauge probe_bytes_used_;
   DeviceMetrics device_;
 
-  static constexpr int kNumFinishReasons = 5;
   std::array<AtomicCounter, kNumFinishReasons> finished_;
   std::array<AtomicCounter, kNumStatusCodes> refused_;
   std::array<std::array<AtomicCounter, kNumStatusCodes>, kNumRpcMethods> rpcs_;

@@ -4,20 +4,14 @@
 #include <string>
 #include <utility>
 
+#include "server/metric_family.h"
+
 namespace parallax::server {
 namespace {
 
 constexpr std::array kUses = {"weights", "activations", "probe_states", "kv_cache", "graphs"};
 constexpr std::array kKinds = {"graph", "eager"};
 constexpr std::array kPhases = {"load", "tune", "capture"};
-
-prometheus::MetricFamily Family(const char* name, const char* help, prometheus::MetricType type) {
-  prometheus::MetricFamily family;
-  family.name = name;
-  family.help = help;
-  family.type = type;
-  return family;
-}
 
 }  // namespace
 

@@ -80,22 +80,10 @@ grpc::ServerUnaryReactor* VllmService::HealthCheck(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* VllmService::Abort(grpc::CallbackServerContext* context,
                                              const wire::AbortRequest* request,
                                              wire::AbortResponse* response) {
-  return End(DoAbort(*context, *request), context);
-}
-
-absl::Status VllmService::DoAbort(const grpc::CallbackServerContext& context,
-                                  const wire::AbortRequest& request) const {
-  const absl::StatusOr<std::shared_ptr<Principal>> principal =
-      AuthenticateCall(context, environment_);
-  if (!principal.ok()) return principal.status();
   v1::AbortRequest own;
-  *own.mutable_request_ids() = request.request_ids();
+  *own.mutable_request_ids() = request->request_ids();
   v1::AbortResponse ignored;  // the contract does not say which ids were live
-  const auto abort = [&](const std::string& id) {
-    return environment_.engine->Abort(id, (*principal)->name(),
-                                      absl::CancelledError("aborted by the caller"));
-  };
-  return AbortRequests(own, abort, &ignored);
+  return End(AbortOwnRequests(own, *context, environment_, &ignored), context);
 }
 
 grpc::ServerUnaryReactor* VllmService::GetModelInfo(grpc::CallbackServerContext* context,

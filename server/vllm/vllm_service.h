@@ -64,8 +64,6 @@ class VllmService final : public ::vllm::grpc::engine::VllmEngine::CallbackServi
       const ::smg::grpc::common::SubscribeKvEventsRequest* request) override;
 
  private:
-  absl::Status DoAbort(const grpc::CallbackServerContext& context,
-                       const ::vllm::grpc::engine::AbortRequest& request) const;
   void FillModelInfo(::vllm::grpc::engine::GetModelInfoResponse* info) const;
   void FillServerInfo(::vllm::grpc::engine::GetServerInfoResponse* info) const;
   void FillLoad(const EngineStats& stats, ::vllm::grpc::engine::SchedulerLoad* load);

@@ -60,6 +60,21 @@ class ApplicationTest : public testing::Test {
     return stats;
   }
 
+  // Of the counters, or a histogram's values, of a family: of all, or of those with `labels`.
+  double Sum(std::string_view name, std::vector<std::string_view> labels = {}) const {
+    double sum = 0;
+    for (const auto& family : app_->metrics().Collect()) {
+      if (family.name != "parallax:" + std::string(name)) continue;
+      for (const auto& metric : family.metric) {
+        const bool counts = std::ranges::all_of(labels, [&](std::string_view value) {
+          return std::ranges::any_of(metric.label, [&](const auto& l) { return l.value == value; });
+        });
+        if (counts) sum += metric.counter.value + metric.histogram.sample_sum;
+      }
+    }
+    return sum;
+  }
+
   const Logger logger_{LogLevel::kError};
   std::unique_ptr<Application> app_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;
@@ -155,14 +170,13 @@ TEST_F(ApplicationTest, OverloadLosesNothing) {
   EXPECT_EQ(stats.prompt_tokens, static_cast<uint64_t>(accepted_prompt_tokens));
   EXPECT_GE(stats.tokens_generated, static_cast<uint64_t>(ok_tokens));
 
-  const MetricsTally tally = app_->metrics().Tally();
-  EXPECT_EQ(tally.submitted, ok + cancelled);
-  EXPECT_EQ(tally.finished, ok + cancelled);
-  EXPECT_EQ(tally.refused, exhausted);
-  EXPECT_EQ(tally.rpcs, kCalls);
-  EXPECT_EQ(tally.prompt_tokens, accepted_prompt_tokens);
-  EXPECT_EQ(tally.generation_tokens, static_cast<int64_t>(stats.tokens_generated));
-  EXPECT_EQ(tally.finished_generation_tokens, tally.generation_tokens);
+  EXPECT_EQ(Sum("requests_submitted_total"), ok + cancelled);
+  EXPECT_EQ(Sum("request_success_total"), ok + cancelled);
+  EXPECT_EQ(Sum("requests_refused_total"), exhausted);
+  EXPECT_EQ(Sum("grpc_requests_total"), kCalls);
+  EXPECT_EQ(Sum("prompt_tokens_total"), static_cast<double>(accepted_prompt_tokens));
+  EXPECT_EQ(Sum("generation_tokens_total"), static_cast<double>(stats.tokens_generated));
+  EXPECT_EQ(Sum("request_generation_tokens"), static_cast<double>(stats.tokens_generated));
 }
 
 // A stream that the test reads as it pleases.
@@ -250,16 +264,7 @@ class ReadersOfAStoppingServerTest : public ApplicationTest {
   }
 
   double Counted(StatusCode code) const {
-    for (const auto& family : app_->metrics().Collect()) {
-      if (family.name != "parallax:grpc_requests_total") continue;
-      for (const auto& metric : family.metric) {
-        if (metric.label[1].value == "GenerateStream" &&
-            metric.label[2].value == StatusCodeName(code)) {
-          return metric.counter.value;
-        }
-      }
-    }
-    return 0;
+    return Sum("grpc_requests_total", {"GenerateStream", StatusCodeName(code)});
   }
 };
 
