@@ -107,13 +107,13 @@ class EngineImpl final : public Engine {
     return status;
   }
 
-  void Cancel(std::string_view request_id, absl::Status status) override {
-    inbox_.Cancel(request_id, std::nullopt, std::move(status));
+  void Cancel(std::string_view request_id, const TokenSink& sink, absl::Status status) override {
+    inbox_.Cancel(request_id, &sink, std::move(status));
   }
 
   bool Abort(std::string_view request_id, std::string_view principal,
              absl::Status status) override {
-    return inbox_.Cancel(request_id, principal, std::move(status));
+    return inbox_.Abort(request_id, principal, std::move(status));
   }
 
   void BeginDrain() override { inbox_.BeginDrain(); }

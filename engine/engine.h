@@ -99,12 +99,12 @@ class Engine {
   /// a retry hint (engine/retry_after.h).
   virtual absl::Status Submit(Request request, std::shared_ptr<TokenSink> sink) = 0;
 
-  /// Ends a live request with `status` (not OK) at the end of the step in flight, in any
-  /// state. No effect if it is not live. CANCELLED ends with finish reason cancelled.
-  virtual void Cancel(std::string_view request_id, absl::Status status) = 0;
+  /// Ends the request that was submitted with `sink` and `request_id`, with `status` (not OK), at
+  /// the end of the step in flight, in any state. No effect if it is not live, even if its id is
+  /// another's by now. CANCELLED ends with finish reason cancelled.
+  virtual void Cancel(std::string_view request_id, const TokenSink& sink, absl::Status status) = 0;
 
-  /// As Cancel, but only if `principal` submitted the request. Returns whether it was live
-  /// and the principal's own.
+  /// The same for a request that `principal` submitted. Returns whether there is one.
   virtual bool Abort(std::string_view request_id, std::string_view principal,
                      absl::Status status) = 0;
 

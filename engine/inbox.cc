@@ -77,8 +77,8 @@ bool Inbox::HasRoom(int64_t prompt_tokens) const {
 }
 
 absl::Status Inbox::QueueFull() const {
-  const absl::Duration delay = std::clamp(
-      leave_interval_ * (kRetryQueuePart * counts_.queued), kMinRetryAfter, kMaxRetryAfter);
+  const absl::Duration delay = std::clamp(leave_interval_ * (kRetryQueuePart * counts_.queued),
+                                          kMinRetryAfter, kMaxRetryAfter);
   absl::Status status = absl::ResourceExhaustedError(absl::StrCat(
       "the queue is full: ", counts_.queued, " requests of ", counts_.queued_tokens,
       " prompt tokens wait; retry in about ", absl::ToInt64Milliseconds(delay), " ms"));
@@ -86,13 +86,24 @@ absl::Status Inbox::QueueFull() const {
   return status;
 }
 
-bool Inbox::Cancel(std::string_view id, std::optional<std::string_view> principal,
-                   absl::Status status) {
-  MutexLock lock(&mutex_);
+Inbox::Entry* Inbox::Find(std::string_view id) {
   const auto it = registry_.find(absl::string_view(id.data(), id.size()));
-  if (it == registry_.end()) return false;
-  if (principal.has_value() && it->second.request->principal != *principal) return false;
-  Enqueue(&it->second, std::move(status));
+  return it == registry_.end() ? nullptr : &it->second;
+}
+
+bool Inbox::Cancel(std::string_view id, const TokenSink* sink, absl::Status status) {
+  MutexLock lock(&mutex_);
+  Entry* const entry = Find(id);
+  if (entry == nullptr || entry->request->sink.get() != sink) return false;
+  Enqueue(entry, std::move(status));
+  return true;
+}
+
+bool Inbox::Abort(std::string_view id, std::string_view principal, absl::Status status) {
+  MutexLock lock(&mutex_);
+  Entry* const entry = Find(id);
+  if (entry == nullptr || entry->request->principal != principal) return false;
+  Enqueue(entry, std::move(status));
   return true;
 }
 

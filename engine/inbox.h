@@ -4,14 +4,13 @@
 // them. Every queue is bounded: submissions by the queue limits, cancellations by the number
 // of live requests (one each, the first wins), flushes by the threads that wait for them.
 //
-// Thread safety: Submit, CheckAccepts, Cancel, CancelAll, BeginDrain, AwaitEmpty, FlushPrefixCache,
-// Stop and Counts may be called from any thread; the rest from the engine thread only.
+// Thread safety: Submit, CheckAccepts, Cancel, Abort, CancelAll, BeginDrain, AwaitEmpty,
+// FlushPrefixCache, Stop and Counts may be called from any thread; the rest from the engine thread only.
 #ifndef PARALLAX_ENGINE_INBOX_H_
 #define PARALLAX_ENGINE_INBOX_H_
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -63,8 +62,10 @@ class Inbox {
   /// What Submit of a request with this id and this many prompt tokens would say now.
   absl::Status CheckAccepts(const std::string& id, int64_t prompt_tokens) const;
 
-  /// Returns whether `id` is live (and, with `principal`, submitted by it).
-  bool Cancel(std::string_view id, std::optional<std::string_view> principal, absl::Status status);
+  /// Returns whether `id` is live, and its sink is `sink`.
+  bool Cancel(std::string_view id, const TokenSink* sink, absl::Status status);
+  /// Returns whether `id` is live, and was submitted by `principal`.
+  bool Abort(std::string_view id, std::string_view principal, absl::Status status);
   void CancelAll(const absl::Status& status);
 
   void BeginDrain();
@@ -100,6 +101,7 @@ class Inbox {
   bool HasRoom(int64_t prompt_tokens) const PARALLAX_REQUIRES(mutex_);
   absl::Status QueueFull() const PARALLAX_REQUIRES(mutex_);
   void Leave(LiveRequest* request) PARALLAX_REQUIRES(mutex_);
+  Entry* Find(std::string_view id) PARALLAX_REQUIRES(mutex_);
   void Enqueue(Entry* entry, absl::Status status) PARALLAX_REQUIRES(mutex_);
 
   const int32_t max_queued_requests_;

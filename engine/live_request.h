@@ -1,7 +1,7 @@
 // LiveRequest: the engine's record of a request, from Submit to OnDone.
 //
 // Thread safety: built by the submitting thread, handed over through the Inbox, then the
-// engine thread's alone. `id` and `principal` never change and may be read under the
+// engine thread's alone. `id`, `principal` and `sink` never change and may be read under the
 // Inbox's lock.
 #ifndef PARALLAX_ENGINE_LIVE_REQUEST_H_
 #define PARALLAX_ENGINE_LIVE_REQUEST_H_

@@ -78,7 +78,7 @@ grpc::Status AdminService::Abort(grpc::ServerContext* context, const v1::AbortRe
   return ToGrpcStatus(status);
 }
 
-// Engine::Cancel reaches any caller's request but does not say whether there was one.
+// An operator knows ids, not callers.
 bool AdminService::AbortOne(const std::string& id) {
   for (const std::string& principal : authenticator_.PrincipalNames()) {
     if (engine_.Abort(id, principal, absl::CancelledError("aborted by an operator"))) return true;

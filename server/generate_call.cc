@@ -64,8 +64,8 @@ absl::StatusOr<Request> GenerateCall::Build(const v1::GenerateRequest& wire) con
 
 void GenerateCall::AnnounceId() { context_->AddInitialMetadata("x-request-id", identity_.id); }
 
-void GenerateCall::Cancel(absl::Status status) const {
-  environment_->engine->Abort(identity_.id, principal_, std::move(status));
+void GenerateCall::Cancel(const TokenSink& sink, absl::Status status) const {
+  environment_->engine->Cancel(identity_.id, sink, std::move(status));
 }
 
 absl::Status GenerateCall::ClientGoneStatus() const {

@@ -53,9 +53,8 @@ class GenerateCall {
   bool named_by_caller() const { return named_by_caller_; }
   const CallEnvironment& environment() const { return *environment_; }
 
-  /// Has the engine end the request with `status`. Reaches only requests of this call's
-  /// principal: once the request has ended, its id may be another's.
-  void Cancel(absl::Status status) const;
+  /// Has the engine end the request that was submitted with `sink`: its id may be another's by now.
+  void Cancel(const TokenSink& sink, absl::Status status) const;
   /// Puts the request's id into the initial metadata, which is sent with the first answer.
   void AnnounceId();
 

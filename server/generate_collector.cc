@@ -55,7 +55,7 @@ void GenerateCollector::CountLocked(size_t bytes) {
   overflow_ = absl::ResourceExhaustedError(
       absl::StrCat("the reply would have more than ", call_.environment().limits.max_response_bytes,
                    " bytes; use GenerateStream"));
-  call_.Cancel(*overflow_);
+  call_.Cancel(*this, *overflow_);
 }
 
 void GenerateCollector::OnDone(absl::Status status) {
@@ -118,7 +118,7 @@ void GenerateCollector::FillChoice(const Echo* echo, OutputDelta choice, v1::Cho
 void GenerateCollector::OnCancel() {
   MutexLock lock(&mutex_);
   cancelled_ = true;
-  if (!done_.has_value()) call_.Cancel(call_.ClientGoneStatus());
+  if (!done_.has_value()) call_.Cancel(*this, call_.ClientGoneStatus());
 }
 
 void GenerateCollector::OnDone() {

@@ -128,7 +128,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
   void OnCancel() override {
     MutexLock lock(&mutex_);
     NoteGoneLocked();
-    if (!done_.has_value()) call_.Cancel(call_.ClientGoneStatus());
+    if (!done_.has_value()) call_.Cancel(*this, call_.ClientGoneStatus());
   }
 
   void OnDone() override {
@@ -184,7 +184,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<typename Encoder::
     if (done_.has_value()) {
       done_ = *overflow_;
     } else {
-      call_.Cancel(*overflow_);
+      call_.Cancel(*this, *overflow_);
     }
   }
 

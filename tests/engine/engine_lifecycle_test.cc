@@ -111,8 +111,8 @@ TEST_F(EngineLifecycleTest, CancelledRequestLeavesTheQueue) {
   Request queued = MakeRequest();
   const std::string id = queued.id;
   const auto sink = Submit(std::move(queued));
-  engine->Cancel(id, absl::CancelledError("gone"));
-  engine->Cancel(id, absl::InternalError("the first cancellation counts"));
+  engine->Cancel(id, *sink, absl::CancelledError("gone"));
+  engine->Cancel(id, *sink, absl::InternalError("the first cancellation counts"));
   model->Release();
   const Recorded got = sink->Await();
   ExpectEnded(got, absl::StatusCode::kCancelled, FinishReason::kCancelled);
@@ -132,7 +132,7 @@ TEST_F(EngineLifecycleTest, CancelOfARunningRequestFreesItsPages) {
   model->AwaitHeld();
   model->Allow(3);
   sink->AwaitTokens(3);
-  engine->Cancel(id, absl::CancelledError("gone"));
+  engine->Cancel(id, *sink, absl::CancelledError("gone"));
   model->Release();
   const Recorded got = sink->Await();
   ExpectEnded(got, absl::StatusCode::kCancelled, FinishReason::kCancelled);

@@ -47,11 +47,12 @@ class EngineLoopTest : public ::testing::TestWithParam<int32_t> {
       request.sampling.seed = i;
       request.sampling.n = 1 + i % 2;
       request.sampling.max_tokens = 1 + i % 60;
-      auto sink = std::make_shared<RecordingSink>(request.sampling.n);
+      sinks.push_back(std::make_shared<RecordingSink>(request.sampling.n));
       const absl::Status status = inbox.Submit(
-          std::make_unique<LiveRequest>(std::move(request), std::move(sink), nullptr, absl::Now()));
+          std::make_unique<LiveRequest>(std::move(request), sinks.back(), nullptr, absl::Now()));
       EXPECT_TRUE(status.ok()) << status;
-      if (i % 5 == 0) inbox.Cancel(absl::StrCat(i / 2), std::nullopt, absl::CancelledError("x"));
+      const auto& earlier = sinks[static_cast<size_t>(i / 2)];
+      if (i % 5 == 0) inbox.Cancel(absl::StrCat(i / 2), earlier.get(), absl::CancelledError("x"));
     }
   }
 
@@ -69,6 +70,7 @@ class EngineLoopTest : public ::testing::TestWithParam<int32_t> {
     EXPECT_EQ(model->violation(), "");
   }
 
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
   const RunnerLimits limits = Limits();
   std::shared_ptr<FakeModel> model = std::make_shared<FakeModel>();
   FakeModelRunner runner{limits, model};

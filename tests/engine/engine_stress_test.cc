@@ -148,8 +148,8 @@ TEST_P(EngineStressTest, OverloadLeavesNothingBehind) {
       if (++refused % 9 == 0) sent[sent.size() - 1 - random() % 8].second->Await();
     }
     if (random() % 5 == 0 && sent.size() > 8) {
-      const std::string& id = sent[sent.size() - 1 - random() % 8].first;
-      engine->Cancel(id, absl::CancelledError("client gone"));
+      const auto& [id, of_id] = sent[sent.size() - 1 - random() % 8];
+      engine->Cancel(id, *of_id, absl::CancelledError("client gone"));
     }
   }
   for (const auto& [id, sink] : sent) EXPECT_EQ(sink->Await().violation, "");

@@ -11,6 +11,7 @@
 
 #include "absl/time/clock.h"
 #include "engine/retry_after.h"
+#include "tests/engine/recording_sink.h"
 
 namespace parallax {
 namespace {
@@ -48,24 +49,38 @@ TEST_F(InboxTest, SubmissionsArriveInOrderOnce) {
 TEST_F(InboxTest, OneCancellationARequestHoweverOftenItIsCancelled) {
   Submit("a");
   for (int i = 0; i < 100; ++i) {
-    EXPECT_TRUE(inbox.Cancel("a", std::nullopt, absl::CancelledError(std::to_string(i))));
+    EXPECT_TRUE(inbox.Cancel("a", /*sink=*/nullptr, absl::CancelledError(std::to_string(i))));
   }
   inbox.CancelAll(absl::UnavailableError("all"));
   inbox.Take(/*wait=*/true, &messages);
   ASSERT_EQ(messages.cancelled.size(), 1u);
   EXPECT_EQ(messages.cancelled[0].status.message(), "0");
-  EXPECT_TRUE(inbox.Cancel("a", std::nullopt, absl::CancelledError("again")));
+  EXPECT_TRUE(inbox.Cancel("a", /*sink=*/nullptr, absl::CancelledError("again")));
   inbox.Take(/*wait=*/false, &messages);
   EXPECT_TRUE(messages.cancelled.empty());
+}
+
+// A call that was cancelled just when its request ended: the caller may have sent another by then.
+TEST_F(InboxTest, ACancellationReachesNoOtherRequestOfTheSameId) {
+  const auto sink = std::make_shared<RecordingSink>();
+  Request request;
+  request.id = "a";
+  request.prompt = {1};
+  EXPECT_TRUE(
+      inbox.Submit(std::make_unique<LiveRequest>(std::move(request), sink, nullptr, absl::Now()))
+          .ok());
+  const RecordingSink of_the_old_call;
+  EXPECT_FALSE(inbox.Cancel("a", &of_the_old_call, absl::CancelledError("late")));
+  EXPECT_TRUE(inbox.Cancel("a", sink.get(), absl::CancelledError("its own")));
 }
 
 TEST_F(InboxTest, CancellationsOfAnEndedRequestAreForgotten) {
   LiveRequest* const a = Submit("a");
   inbox.Take(/*wait=*/true, &messages);
-  EXPECT_TRUE(inbox.Cancel("a", std::nullopt, absl::CancelledError("late")));
+  EXPECT_TRUE(inbox.Cancel("a", /*sink=*/nullptr, absl::CancelledError("late")));
   const std::unique_ptr<LiveRequest> owned = inbox.Unregister(a);
   EXPECT_EQ(owned.get(), a);
-  EXPECT_FALSE(inbox.Cancel("a", std::nullopt, absl::CancelledError("later")));
+  EXPECT_FALSE(inbox.Cancel("a", /*sink=*/nullptr, absl::CancelledError("later")));
   inbox.Take(/*wait=*/false, &messages);
   EXPECT_TRUE(messages.cancelled.empty());
 }

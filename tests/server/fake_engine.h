@@ -71,22 +71,24 @@ class FakeEngine final : public Engine {
     MutexLock lock(&mutex_);
     if (!refusal_.ok()) return std::exchange(refusal_, absl::OkStatus());
     if (stats_.draining) return absl::UnavailableError("draining");
-    if (!live_.emplace(request.id, request.principal).second) {
+    if (!live_.emplace(request.id, Live{request.principal, sink.get()}).second) {
       return absl::AlreadyExistsError("request_id: live");
     }
     submitted_.push_back({std::move(request), std::move(sink)});
     changed_.NotifyAll();
     return absl::OkStatus();
   }
-  void Cancel(std::string_view request_id, absl::Status status) override {
+  void Cancel(std::string_view request_id, const TokenSink& sink, absl::Status status) override {
     MutexLock lock(&mutex_);
-    CancelLocked(std::string(request_id), std::move(status));
+    const auto live = live_.find(std::string(request_id));
+    if (live == live_.end() || live->second.sink != &sink) return;
+    CancelLocked(live->first, std::move(status));
   }
   bool Abort(std::string_view request_id, std::string_view principal,
              absl::Status status) override {
     MutexLock lock(&mutex_);
     const auto live = live_.find(std::string(request_id));
-    if (live == live_.end() || live->second != principal) return false;
+    if (live == live_.end() || live->second.principal != principal) return false;
     CancelLocked(live->first, std::move(status));
     return true;
   }
@@ -105,7 +107,7 @@ class FakeEngine final : public Engine {
   }
   void AbortAll(absl::Status status) override {
     MutexLock lock(&mutex_);
-    for (const auto& [id, principal] : live_) CancelLocked(id, status);
+    for (const auto& [id, live] : live_) CancelLocked(id, status);
   }
   int32_t FlushPrefixCache() override { return 17; }
   EngineStats Stats() const override {
@@ -116,6 +118,11 @@ class FakeEngine final : public Engine {
   const ModelDescription& model() const override { return model_; }
 
  private:
+  struct Live {
+    std::string principal;
+    const TokenSink* sink;
+  };
+
   void CancelLocked(const std::string& id, absl::Status status) PARALLAX_REQUIRES(mutex_) {
     cancelled_.emplace(id, std::move(status));
     changed_.NotifyAll();
@@ -126,7 +133,7 @@ class FakeEngine final : public Engine {
   mutable Mutex mutex_;
   CondVar changed_;
   std::vector<Submitted> submitted_ PARALLAX_GUARDED_BY(mutex_);
-  std::map<std::string, std::string> live_ PARALLAX_GUARDED_BY(mutex_);  // id -> principal
+  std::map<std::string, Live> live_ PARALLAX_GUARDED_BY(mutex_);  // by id
   std::map<std::string, absl::Status> cancelled_ PARALLAX_GUARDED_BY(mutex_);
   absl::Status refusal_ PARALLAX_GUARDED_BY(mutex_);
   EngineStats stats_ PARALLAX_GUARDED_BY(mutex_);
