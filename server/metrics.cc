@@ -6,7 +6,7 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "server/metric_family.h"
+#include "server/metrics_family.h"
 
 namespace parallax::server {
 namespace {

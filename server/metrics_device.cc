@@ -4,7 +4,7 @@
 #include <string>
 #include <utility>
 
-#include "server/metric_family.h"
+#include "server/metrics_family.h"
 
 namespace parallax::server {
 namespace {

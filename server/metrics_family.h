@@ -1,8 +1,8 @@
 // An empty metric family, for those who collect.
 //
 // Thread safety: pure function.
-#ifndef PARALLAX_SERVER_METRIC_FAMILY_H_
-#define PARALLAX_SERVER_METRIC_FAMILY_H_
+#ifndef PARALLAX_SERVER_METRICS_FAMILY_H_
+#define PARALLAX_SERVER_METRICS_FAMILY_H_
 
 #include <string>
 #include <string_view>
@@ -18,4 +18,4 @@ inline prometheus::MetricFamily Family(std::string_view name, std::string_view h
 
 }  // namespace parallax::server
 
-#endif  // PARALLAX_SERVER_METRIC_FAMILY_H_
+#endif  // PARALLAX_SERVER_METRICS_FAMILY_H_
