@@ -237,6 +237,9 @@ absl::Status Check(const ServerConfig& config) {
   if (config.stall_timeout <= absl::ZeroDuration()) {
     return absl::InvalidArgumentError("--stall-timeout: must be more than 0");
   }
+  if (config.min_ping_interval > absl::Hours(24)) {  // gRPC counts its milliseconds in an int
+    return absl::InvalidArgumentError("--min-ping-interval: must be at most 24h");
+  }
   if (config.max_message_bytes > kMaxInt32 || config.max_response_bytes > kMaxInt32) {
     return absl::InvalidArgumentError(
         "--max-message-bytes, --max-response-bytes: must be less than 2GiB, protobuf's limit");

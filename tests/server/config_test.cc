@@ -83,6 +83,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{{"--model=x", "--grace-period=10"}, "--grace-period: \"10\" is not a duration"},
         Refusal{{"--model=x", "--grace-period=-1s"}, "--grace-period: \"-1s\""},
         Refusal{{"--model=x", "--stall-timeout=0s"}, "--stall-timeout"},
+        Refusal{{"--model=x", "--min-ping-interval=inf"}, "--min-ping-interval: must be at most"},
         Refusal{{"--model=x", "--device=tpu"}, "--device: \"tpu\" is not one of"},
         Refusal{{"--model=x", "--prefix-cache=maybe"}, "--prefix-cache: \"maybe\""},
         Refusal{{"--model=x", "--listen=here"}, "--listen: \"here\" is not host:port"},
