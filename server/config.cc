@@ -23,6 +23,9 @@ void AddModelFlags(ServerConfig* config, FlagTable* flags) {
   flags->String("model", "DIR", &config->model,
                 "Folder of the checkpoint (config.json, *.safetensors, tokenizer), or null: a "
                 "model that costs nothing, for load tests of everything but the model. Required.");
+  flags->Duration("null-step-time", &config->null_step_time,
+                  "How long a step of the null model takes, as one on a device would: tokens at a "
+                  "pace that the processors do not set.");
   flags->String("model-name", "NAME", &config->model_name,
                 "The name clients use. Unset: the folder's last component.");
   flags->Choice("load-format", {"auto", "dummy"}, &config->load_format,
@@ -233,6 +236,10 @@ absl::Status Check(const ServerConfig& config) {
   if (config.model == "null" && config.kv_cache_bytes > 0) {
     return absl::InvalidArgumentError(
         "--kv-cache-bytes: the null model's pages take no memory; use --kv-cache-pages");
+  }
+  if (config.model != "null" && config.null_step_time != absl::ZeroDuration()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--null-step-time: ", absl::FormatDuration(config.null_step_time), " needs --model=null"));
   }
   if (config.stall_timeout <= absl::ZeroDuration()) {
     return absl::InvalidArgumentError("--stall-timeout: must be more than 0");

@@ -25,7 +25,8 @@ struct ServerConfig {
   bool show_help = false;
 
   // Model.
-  std::string model;       // folder of a checkpoint, or "null"
+  std::string model;                                     // folder of a checkpoint, or "null"
+  absl::Duration null_step_time = absl::ZeroDuration();  // the null model's
   std::string model_name;  // as clients name it; empty: the folder's last component
   std::string load_format = "auto";
   std::string device = "auto";

@@ -31,6 +31,7 @@ RunnerDevice DeviceOf(const std::string& name) {
 ModelRunnerOptions RunnerOptions(const ServerConfig& config) {
   ModelRunnerOptions options;
   options.model = config.model;
+  options.null_step_time = absl::ToChronoNanoseconds(config.null_step_time);
   options.load_format =
       config.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kSafetensors;
   options.device = DeviceOf(config.device);

@@ -86,6 +86,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateNullRunner(const ModelRunnerO
   if (options.num_kv_pages > 0) null_options.num_pages = options.num_kv_pages;
   null_options.max_num_seqs = options.max_num_seqs;
   null_options.max_num_batched_tokens = options.max_num_batched_tokens;
+  null_options.step_time = options.null_step_time;
   auto runner = NullModelRunner::Create(null_options);
   if (!runner.ok()) return runner.status();
   return std::unique_ptr<ModelRunner>(*std::move(runner));

@@ -8,6 +8,7 @@
 #ifndef PARALLAX_ENGINE_RUNNER_MODEL_RUNNER_FACTORY_H_
 #define PARALLAX_ENGINE_RUNNER_MODEL_RUNNER_FACTORY_H_
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -34,6 +35,8 @@ enum class RunnerDevice {
 struct ModelRunnerOptions {
   /// A Hugging Face model folder, or "null" for NullModelRunner.
   std::string model;
+  /// NullModelRunner's: how long a step takes.
+  std::chrono::nanoseconds null_step_time{0};
   LoadFormat load_format = LoadFormat::kSafetensors;
 
   RunnerDevice device = RunnerDevice::kAuto;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "engine/runner/batch_validation.h"
@@ -38,14 +39,19 @@ absl::StatusOr<std::unique_ptr<NullModelRunner>> NullModelRunner::Create(
         CheckRange("max_steps_in_flight", options.max_steps_in_flight, 1, 16)}) {
     if (!status.ok()) return status;
   }
+  if (options.step_time < std::chrono::seconds(0) || options.step_time > std::chrono::hours(1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("step_time = ", options.step_time.count(), " ns: must be from 0 to an hour"));
+  }
   return std::unique_ptr<NullModelRunner>(new NullModelRunner(options));
 }
 
 NullModelRunner::NullModelRunner(const NullModelRunnerOptions& options)
     : first_token_(options.first_token),
+      step_time_(options.step_time),
       logprob_(-std::log(static_cast<float>(options.vocab_size))),
       slots_(options.max_num_seqs),
-      results_(options.max_steps_in_flight + 2) {
+      steps_(options.max_steps_in_flight + 2) {
   limits_.vocab_size = options.vocab_size;
   limits_.max_context_tokens = options.max_context_tokens;
   limits_.sliding_window = options.sliding_window;
@@ -88,7 +94,9 @@ absl::Status NullModelRunner::Launch(const ForwardBatch& batch) {
   for (const SlotAttach& attach : batch.attached_slots) {
     slots_[attach.slot] = {attach.params, attach.choice_index};
   }
-  StepResult& result = results_[launched_ % results_.size()];
+  Step& step = steps_[launched_ % steps_.size()];
+  step.end = last_end_ = std::max(std::chrono::steady_clock::now(), last_end_) + step_time_;
+  StepResult& result = step.result;
   result.Clear();
   result.step_id = batch.step_id;
   for (const PromptLogprobTask& task : batch.prompt_logprobs) {
@@ -116,7 +124,9 @@ absl::Status NullModelRunner::Launch(const ForwardBatch& batch) {
 
 absl::StatusOr<const StepResult*> NullModelRunner::Collect() {
   if (launched_ == collected_) return absl::FailedPreconditionError("no step is in flight");
-  return &results_[collected_++ % results_.size()];
+  const Step& step = steps_[collected_++ % steps_.size()];
+  std::this_thread::sleep_until(step.end);
+  return &step.result;
 }
 
 }  // namespace parallax

@@ -5,10 +5,14 @@
 // the same tokens whatever else runs, before and after a preemption. Log-probabilities are
 // those of the uniform distribution: -log(vocab_size), the lowest ids first.
 //
+// A step may take a time of its own, as on a device: the processors are free meanwhile, and the
+// tokens come at a pace that they do not set.
+//
 // Thread safety: as ModelRunner.
 #ifndef PARALLAX_ENGINE_RUNNER_NULL_MODEL_RUNNER_H_
 #define PARALLAX_ENGINE_RUNNER_NULL_MODEL_RUNNER_H_
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -29,6 +33,8 @@ struct NullModelRunnerOptions {
   int32_t max_num_batched_tokens = 8192;
   int32_t num_pages = 16384;
   int32_t max_steps_in_flight = 1;
+  /// How long a step takes, [0, 1 h]; one launched behind another begins when that has ended.
+  std::chrono::nanoseconds step_time{0};
 };
 
 class NullModelRunner final : public ModelRunner {
@@ -50,16 +56,22 @@ class NullModelRunner final : public ModelRunner {
     const SamplingParams* params = nullptr;
     int32_t choice_index = 0;
   };
+  struct Step {
+    StepResult result;
+    std::chrono::steady_clock::time_point end;
+  };
 
   explicit NullModelRunner(const NullModelRunnerOptions& options);
   int32_t AppendTop(int32_t top_k, StepResult& result) const;
 
   const int32_t first_token_;
+  const std::chrono::nanoseconds step_time_;
   const float logprob_;
   RunnerLimits limits_;
   ModelDescription description_;
   std::vector<Slot> slots_;
-  std::vector<StepResult> results_;  // a ring: steps in flight, plus the two collected last
+  std::vector<Step> steps_;  // a ring: those in flight, plus the two collected last
+  std::chrono::steady_clock::time_point last_end_;
   uint64_t launched_ = 0;
   uint64_t collected_ = 0;
 };

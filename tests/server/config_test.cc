@@ -42,6 +42,13 @@ TEST(ConfigTest, ReadsEveryKindOfFlag) {
   EXPECT_EQ(config->log_level, LogLevel::kError);
 }
 
+TEST(ConfigTest, TheNullModelsStepsMayTakeTime) {
+  EXPECT_EQ(Parse({"--model=null"})->null_step_time, absl::ZeroDuration());
+  const auto config = Parse({"--model=null", "--null-step-time=250ms"});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->null_step_time, absl::Milliseconds(250));
+}
+
 TEST(ConfigTest, LastSettingWins) {
   const auto config = Parse({"--model=a", "--model=b", "--prefix-cache=off", "--prefix-cache"});
   ASSERT_TRUE(config.ok()) << config.status();
@@ -95,6 +102,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{{"--model=x", "--tls-cert=c"}, "--tls-cert: \"c\" and --tls-key"},
         Refusal{{"--model=x", "--tls-client-ca=a"}, "--tls-client-ca: \"a\" needs"},
         Refusal{{"--model=null", "--kv-cache-bytes=1GiB"}, "--kv-cache-bytes"},
+        Refusal{{"--model=x", "--null-step-time=5ms"}, "--null-step-time: 5ms needs --model=null"},
         Refusal{{"--model=x", "--kv-cache-bytes=1GiB", "--kv-cache-pages=9"}, "exclude each"}));
 
 TEST(ConfigTest, KnowsLoopback) {

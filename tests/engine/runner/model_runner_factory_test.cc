@@ -126,6 +126,9 @@ TEST_F(Factory, NullModel) {
   EXPECT_EQ((*runner)->limits().max_context_tokens, 256);
   options_.num_kv_pages = 1 << 30;
   EXPECT_THAT(std::string(Refusal().message()), HasSubstr("num_pages = 1073741824"));
+  options_.num_kv_pages = 8;
+  options_.null_step_time = std::chrono::seconds(-1);
+  EXPECT_THAT(std::string(Refusal().message()), HasSubstr("step_time"));
 }
 
 TEST_F(Factory, GenerationConfigNamesTheStopTokens) {

@@ -1,5 +1,6 @@
 #include "engine/runner/null_model_runner.h"
 
+#include <chrono>
 #include <cmath>
 #include <memory>
 #include <set>
@@ -92,6 +93,21 @@ TEST(NullModelRunner, KeepsSeveralStepsInFlight) {
   EXPECT_EQ(second->step_id, 101u);
 }
 
+// As on a device: a step takes its time, and the one launched behind it begins when it has ended.
+TEST(NullModelRunner, StepsTakeTheTimeAskedForOneAfterTheOther) {
+  constexpr std::chrono::milliseconds kStep{30};
+  const auto runner = MakeRunner({.max_steps_in_flight = 2, .step_time = kStep});
+  ForwardBatch batches[2];
+  const auto begin = std::chrono::steady_clock::now();
+  ASSERT_TRUE(runner->Launch(batches[0]).ok());
+  ASSERT_TRUE(runner->Launch(batches[1]).ok());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, kStep) << "a launch does not wait";
+  ASSERT_TRUE(runner->Collect().ok());
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, kStep);
+  ASSERT_TRUE(runner->Collect().ok());
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, 2 * kStep);
+}
+
 TEST(NullModelRunner, RefusesWhatIsNotAttached) {
   const auto runner = MakeRunner();
   RunnerDriver driver(*runner);
@@ -139,6 +155,8 @@ TEST(NullModelRunner, TwoStepsInFlightSampleWhatOneDoes) {
 TEST(NullModelRunner, RefusesOptionsByName) {
   const auto runner = NullModelRunner::Create({.vocab_size = 5, .first_token = 5});
   EXPECT_THAT(std::string(runner.status().message()), HasSubstr("first_token = 5"));
+  const auto backwards = NullModelRunner::Create({.step_time = std::chrono::seconds(-1)});
+  EXPECT_THAT(std::string(backwards.status().message()), HasSubstr("step_time"));
 }
 
 }  // namespace
