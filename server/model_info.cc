@@ -15,6 +15,7 @@ void FillModelInfo(const ModelDescription& description, const ServedModel& model
   info->set_max_context_tokens(model.max_context_tokens);
   info->set_max_prompt_tokens(limits.max_prompt_tokens);
   info->set_max_choices(limits.max_choices);
+  info->set_max_concurrent_streams(limits.max_concurrent_streams);
   info->set_has_tokenizer(model.tokenizer != nullptr);
   info->mutable_eos_token_ids()->Assign(model.eos_token_ids.begin(), model.eos_token_ids.end());
   if (model.bos_token_id.has_value()) info->set_bos_token_id(*model.bos_token_id);

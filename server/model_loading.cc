@@ -169,7 +169,8 @@ absl::StatusOr<RequestLimits> MakeRequestLimits(const ServerConfig& config,
   return RequestLimits{
       .max_prompt_tokens = config.max_prompt_tokens > 0 ? config.max_prompt_tokens : longest,
       .max_choices = config.max_choices,
-      .max_response_bytes = static_cast<size_t>(config.max_response_bytes)};
+      .max_response_bytes = static_cast<size_t>(config.max_response_bytes),
+      .max_concurrent_streams = config.max_concurrent_streams};
 }
 
 }  // namespace parallax::server

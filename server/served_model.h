@@ -38,6 +38,7 @@ struct RequestLimits {
   int32_t max_choices = 1;
   /// Of a reply that is no stream, and of what a request asks to be told of its prompt.
   size_t max_response_bytes = size_t{64} << 20;
+  int32_t max_concurrent_streams = 0;  // of one connection
 };
 
 }  // namespace parallax::server

@@ -205,7 +205,7 @@ def test_model_info_and_health(stories: Client) -> None:
     assert info.probe and info.has_tokenizer
     assert (info.vocab_size, info.max_context_tokens, info.max_prompt_tokens) == (6144, 1024, 1023)
     assert list(info.eos_token_ids) == [EOS] and info.bos_token_id == 1
-    assert info.default_sampling.top_k == 50
+    assert info.default_sampling.top_k == 50 and info.max_concurrent_streams == 1024
     assert stories.health() is ServingStatus.SERVING
     assert stories.health("parallax.v1.InferenceService") is ServingStatus.SERVING
 

@@ -304,6 +304,7 @@ TEST_F(GrpcServerTest, WithoutTokenizerTextIsRefusedAndInfoSaysSo) {
   EXPECT_EQ(info.name(), "fake");
   EXPECT_FALSE(info.has_tokenizer());
   EXPECT_EQ(info.max_prompt_tokens(), 200);
+  EXPECT_EQ(info.max_concurrent_streams(), 77);
   EXPECT_FALSE(info.server_version().empty());
 }
 

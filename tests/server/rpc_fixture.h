@@ -35,7 +35,10 @@ class RpcFixture : public testing::Test {
     environment_.model.vocab_size = 1000;
     environment_.model.max_context_tokens = 256;
     environment_.limits = {
-        .max_prompt_tokens = 200, .max_choices = 8, .max_response_bytes = 64 << 10};
+        .max_prompt_tokens = 200,
+        .max_choices = 8,
+        .max_response_bytes = 64 << 10,
+        .max_concurrent_streams = 77};
     environment_.outbox_bytes = 64 << 10;
   }
 
