@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
@@ -61,15 +62,21 @@ absl::Status AppendCsv(const std::string& path, const nlohmann::json& result) {
   return WriteFile(path, (has_header ? "" : header + "\n") + CsvLine(result) + "\n", std::ios::app);
 }
 
+bool IsSweepOfResults(const nlohmann::json& document) {
+  return IsSweep(document) &&
+         std::ranges::all_of(document["runs"], IsResult,
+                             [](const nlohmann::json& run) { return run["result"]; });
+}
+
 absl::Status ShowFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   const nlohmann::json document =
       nlohmann::json::parse(std::string(std::istreambuf_iterator<char>(file), {}), nullptr, false);
-  if (!document.is_object()) return absl::InvalidArgumentError(path + " is no result file");
-  if (!document.contains("runs")) {
+  if (IsResult(document)) {
     std::cout << ResultTable(document);
     return absl::OkStatus();
   }
+  if (!IsSweepOfResults(document)) return absl::InvalidArgumentError(path + " is no result file");
   for (const nlohmann::json& run : document["runs"]) {
     std::cout << run["key"].dump() << '\n' << ResultTable(run["result"]) << '\n';
   }

@@ -178,6 +178,17 @@ nlohmann::json ResultToJson(const RunIdentity& identity, const RunOptions& optio
   };
 }
 
+bool IsResult(const nlohmann::json& document) {
+  if (!document.is_object() ||
+      document.value("schema_version", nlohmann::json()) != kSchemaVersion) {
+    return false;
+  }
+  for (const char* part : {"requests", "tokens", "throughput", "latency_ms", "lag_ms"}) {
+    if (!document.contains(part) || !document[part].is_object()) return false;
+  }
+  return document.contains("goodput");
+}
+
 std::string CsvHeader(const nlohmann::json& result) {
   return absl::StrJoin(CsvColumns(result), ",", [](std::string* line, const auto& column) {
     absl::StrAppend(line, column.first);

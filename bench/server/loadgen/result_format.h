@@ -28,11 +28,14 @@ struct RunIdentity {
 nlohmann::json ResultToJson(const RunIdentity& identity, const RunOptions& options,
                             const RunResult& result, const MetricSamples& server_delta);
 
+/// Whether ResultToJson made this document, as far as its schema tells.
+bool IsResult(const nlohmann::json& document);
+
 /// RFC 4180. The columns are the same for every result.
 std::string CsvHeader(const nlohmann::json& result);
 std::string CsvLine(const nlohmann::json& result);
 
-/// Works on the JSON, so that a saved file prints as the run did.
+/// Works on the JSON, so that a saved file prints as the run did. REQUIRES: IsResult(result).
 std::string ResultTable(const nlohmann::json& result);
 
 }  // namespace parallax::loadgen

@@ -36,6 +36,17 @@ absl::StatusOr<bool> MeetsSlo(const ExperimentOptions& base, const SearchOptions
 
 }  // namespace
 
+bool IsSweep(const nlohmann::json& document) {
+  if (!document.is_object()) return false;
+  for (const char* part : {"schema_version", "sweep", "fixed_options", "runs"}) {
+    if (!document.contains(part)) return false;
+  }
+  return document["schema_version"] == kSchemaVersion && document["runs"].is_array() &&
+         std::ranges::all_of(document["runs"], [](const nlohmann::json& run) {
+           return run.is_object() && run.contains("key") && run.contains("result");
+         });
+}
+
 absl::StatusOr<SweepFile> SweepFile::Open(const std::string& path, const std::string& kind,
                                           const nlohmann::json& fixed) {
   SweepFile file;
@@ -48,7 +59,7 @@ absl::StatusOr<SweepFile> SweepFile::Open(const std::string& path, const std::st
   if (!stream) return file;
   const nlohmann::json existing = nlohmann::json::parse(
       std::string(std::istreambuf_iterator<char>(stream), {}), nullptr, false);
-  if (!existing.is_object() || !existing.contains("runs")) {
+  if (!IsSweep(existing)) {
     return absl::AlreadyExistsError(absl::StrCat(path, " exists and is no sweep's file"));
   }
   if (existing["sweep"] != kind || existing["fixed_options"] != fixed) {

@@ -42,6 +42,9 @@ struct SearchOptions {
 /// Runs one point; a seam for tests.
 using RunPoint = std::function<absl::StatusOr<nlohmann::json>(const ExperimentOptions&)>;
 
+/// Whether a SweepFile wrote this document, as far as its schema tells.
+bool IsSweep(const nlohmann::json& document);
+
 /// The sweep's file: the document, and its place.
 class SweepFile {
  public:

@@ -10,6 +10,8 @@
 #include <set>
 #include <string>
 
+#include "bench/server/loadgen/result_format.h"
+
 namespace parallax::loadgen {
 namespace {
 
@@ -127,8 +129,40 @@ TEST_F(SweepTest, RefusesAFileMadeWithOtherOptions) {
 }
 
 TEST_F(SweepTest, RefusesAFileThatIsNotOne) {
-  std::ofstream(path_) << "hello";
-  EXPECT_EQ(SweepFile::Open(path_, "grid", {}).status().code(), absl::StatusCode::kAlreadyExists);
+  for (const char* text : {"hello", "{\"runs\": []}", "[1]"}) {
+    std::ofstream(path_) << text;
+    EXPECT_EQ(SweepFile::Open(path_, "grid", {}).status().code(), absl::StatusCode::kAlreadyExists)
+        << text;
+  }
+}
+
+TEST_F(SweepTest, KnowsItsOwnFiles) {
+  SweepFile file = Open("grid");
+  EXPECT_TRUE(IsSweep(file.document()));
+  ASSERT_TRUE(file.Add({{"x", 1}}, {}).ok());
+  EXPECT_TRUE(IsSweep(file.document()));
+  for (const char* part : {"schema_version", "sweep", "fixed_options", "runs"}) {
+    nlohmann::json other = file.document();
+    other.erase(part);
+    EXPECT_FALSE(IsSweep(other)) << part;
+  }
+  nlohmann::json newer = file.document();
+  newer["schema_version"] = 2;
+  EXPECT_FALSE(IsSweep(newer));
+}
+
+TEST_F(SweepTest, ResultsSaySoThemselves) {
+  const nlohmann::json object = nlohmann::json::object();
+  const nlohmann::json result = {
+      {"schema_version", 1}, {"requests", object},   {"tokens", object}, {"throughput", object},
+      {"goodput", nullptr},  {"latency_ms", object}, {"lag_ms", object}};
+  EXPECT_TRUE(IsResult(result));
+  for (const auto& [part, value] : result.items()) {
+    nlohmann::json other = result;
+    other.erase(part);
+    EXPECT_FALSE(IsResult(other)) << part;
+  }
+  EXPECT_FALSE(IsResult(nlohmann::json::array()));
 }
 
 }  // namespace

@@ -22,6 +22,7 @@ from server_process import REPOSITORY, STORIES_MODEL, ServerProcess
 LOADGEN = os.environ["PARALLAX_LOADGEN"]
 REPORT = REPOSITORY / "bench" / "server" / "report" / "report.py"
 FAILED = 1
+BAD_FLAG = 2
 LAGGED = 3
 INTERRUPTED = 130
 
@@ -305,6 +306,19 @@ def test_a_result_is_shown_again_as_it_was(tmp_path: Path) -> None:
                           "--slo=ttft=1000")
     assert "ttft" in table and "goodput" in table and "both sides" in table
     assert show(file) == table.removesuffix("\n")
+
+
+@pytest.mark.parametrize("text", [
+    "", "[]", "hello", "{}", '{"schema_version": 1}', '{"schema_version": 2, "runs": []}',
+    '{"schema_version": 1, "runs": [{"key": {}, "result": {"requests": 3}}]}',
+    '{"schema_version": 1, "runs": [7]}', '{"runs": {}}'])
+def test_show_refuses_what_is_no_result(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "other.json"
+    file.write_text(text)
+    shown = subprocess.run([LOADGEN, "show", f"--json={file}"], capture_output=True, text=True,
+                           timeout=60)
+    assert shown.returncode == BAD_FLAG and shown.stdout == ""
+    assert "other.json is no result file" in shown.stderr
 
 
 def test_cached_prompt_tokens_are_the_servers_prefix_hits(tmp_path: Path) -> None:
