@@ -27,7 +27,7 @@ readonly grid=${GRID---concurrencies=1,4,16,32 --prompt_tokens=32,128,512 --dura
 --output_tokens=64 --warmup=3 --slo=ttft=1000,tpot=50}
 readonly search=${SEARCH---prompt_tokens=128 --output_tokens=64 --warmup=3 --duration=20 \
 --slo=ttft=500,tpot=30 --good_share=0.95 --min_rate=4 --max_rate=64}
-commit=${COMMIT:-$(git -C "$root" rev-parse --short=12 HEAD)}
+commit=${COMMIT:-$(git -C "$root" describe --always --dirty --abbrev=12 --exclude="*")}
 day=$(date -u +%Y-%m-%d)
 scratch=$(mktemp -d)
 readonly commit day scratch

@@ -96,16 +96,22 @@ absl::Status RunOnce(const CommandLine& line, const RunPoint& run) {
   return RequireCompleted(*result);
 }
 
-absl::Status RunSweep(const CommandLine& line, const nlohmann::json& model, const RunPoint& run) {
-  const bool grid = line.command == Command::kGrid;
+// What all runs of the sweep have in common, and a resumed one must have too.
+nlohmann::json FixedOptions(const CommandLine& line, const nlohmann::json& model) {
   nlohmann::json fixed = OptionsToJson(line.experiment);
   fixed["model"] = model;
+  fixed["annotations"] = line.experiment.annotations;
   for (const char* varied : {"concurrency", "rate"}) fixed.erase(varied);
-  if (grid) {
-    for (const char* varied : {"prompt_tokens", "output_tokens"}) fixed.erase(varied);
-    if (!line.grid.durations.empty()) fixed["duration_seconds"] = line.grid.durations;
-  }
-  absl::StatusOr<SweepFile> file = SweepFile::Open(line.json_file, grid ? "grid" : "search", fixed);
+  if (line.command != Command::kGrid) return fixed;
+  for (const char* varied : {"prompt_tokens", "output_tokens"}) fixed.erase(varied);
+  if (!line.grid.durations.empty()) fixed["duration_seconds"] = line.grid.durations;
+  return fixed;
+}
+
+absl::Status RunSweep(const CommandLine& line, const nlohmann::json& model, const RunPoint& run) {
+  const bool grid = line.command == Command::kGrid;
+  absl::StatusOr<SweepFile> file =
+      SweepFile::Open(line.json_file, grid ? "grid" : "search", FixedOptions(line, model));
   if (!file.ok()) return file.status();
   if (grid) return RunGrid(line.experiment, line.grid, run, &*file);
   absl::StatusOr<double> rate = SearchRate(line.experiment, line.search, run, &*file);

@@ -17,7 +17,7 @@ from typing import Any, Iterator
 
 import pytest
 
-from server_process import REPOSITORY, STORIES_MODEL, ServerProcess
+from server_process import REPOSITORY, STORIES_MODEL, ServerProcess, eventually
 
 LOADGEN = os.environ["PARALLAX_LOADGEN"]
 REPORT = REPOSITORY / "bench" / "server" / "report" / "report.py"
@@ -257,8 +257,7 @@ def test_a_grid_that_was_interrupted_resumes(tmp_path: Path) -> None:
     with ServerProcess("null") as server:
         process = subprocess.Popen(command(server, "sweep grid", file, *flags),
                                    stdout=subprocess.DEVNULL)
-        while not file.exists():
-            time.sleep(0.05)
+        assert eventually(file.exists)
         time.sleep(0.7)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == INTERRUPTED
@@ -269,9 +268,10 @@ def test_a_grid_that_was_interrupted_resumes(tmp_path: Path) -> None:
                 for run in runs()]
         assert set(keys) == wanted and len(keys) == 6
         assert runs()[:len(first)] == first
-        mixed = subprocess.run(command(server, "sweep grid", file, *flags, "--seed=2"),
-                               capture_output=True, text=True, timeout=60)
-    assert mixed.returncode == FAILED and "other options" in mixed.stderr
+        for other in ("--seed=2", "--annotate=commit=another"):
+            mixed = subprocess.run(command(server, "sweep grid", file, *flags, other),
+                                   capture_output=True, text=True, timeout=60)
+            assert mixed.returncode == FAILED and "other options" in mixed.stderr
 
     subprocess.run([sys.executable, "-B", str(REPORT), "--out", str(tmp_path / "out"), str(file)],
                    check=True, timeout=60)
