@@ -86,14 +86,12 @@ absl::Status ShowFile(const std::string& path) {
 absl::Status RunOnce(const CommandLine& line, const RunPoint& run) {
   absl::StatusOr<nlohmann::json> result = run(line.experiment);
   if (!result.ok()) return result.status();
+  if (absl::Status status = RequireCompleted(*result); !status.ok()) return status;
   if (!line.json_file.empty()) {
     absl::Status status = WriteFile(line.json_file, result->dump() + "\n", std::ios::trunc);
     if (!status.ok()) return status;
   }
-  if (!line.csv_file.empty()) {
-    if (absl::Status status = AppendCsv(line.csv_file, *result); !status.ok()) return status;
-  }
-  return RequireCompleted(*result);
+  return line.csv_file.empty() ? absl::OkStatus() : AppendCsv(line.csv_file, *result);
 }
 
 // What all runs of the sweep have in common, and a resumed one must have too.

@@ -106,7 +106,8 @@ absl::Status RequireCompleted(const nlohmann::json& result) {
   if (result["requests"]["completed"] > 0) return absl::OkStatus();
   return absl::DeadlineExceededError(
       absl::StrCat("no request that was due within the ", result["window_seconds"].dump(),
-                   " s of the measurement window completed: lengthen --duration"));
+                   " s of the measurement window completed: lengthen --duration, or lower "
+                   "--warmup if everything was sent in it"));
 }
 
 absl::Status RunGrid(const ExperimentOptions& base, const GridOptions& grid, const RunPoint& run,

@@ -45,6 +45,14 @@ def output_of(server: ServerProcess, file: Path, *flags: str) -> str:
                           stdout=subprocess.PIPE, text=True).stdout
 
 
+def failure_of(server: ServerProcess, file: Path, *flags: str) -> tuple[int, str]:
+    """Exit status and errors of a run that must not give a result, nor print one."""
+    process = subprocess.run(command(server, "run", file, *flags), timeout=120,
+                             capture_output=True, text=True)
+    assert process.returncode != 0 and not file.exists()
+    return process.returncode, process.stderr
+
+
 @contextlib.contextmanager
 def two_processors() -> Iterator[None]:
     """For what is started inside: the first two that this process may use."""
@@ -292,6 +300,16 @@ def test_a_trace_is_replayed_once_at_its_times(tmp_path: Path) -> None:
     assert result["requests"]["completed"] == 20
     assert result["tokens"]["prompt"] == sum(10 + i for i in range(20))
     assert 0.19 <= result["window_seconds"] < 5
+
+
+@pytest.mark.parametrize("flags, advice", [
+    (("--rate=2", "--arrival=constant", "--warmup=0", "--duration=0.1"), "lengthen --duration")])
+def test_a_run_that_measures_nothing_leaves_no_file(
+        tmp_path: Path, flags: tuple[str, ...], advice: str) -> None:
+    with ServerProcess("null") as server:
+        status, errors = failure_of(server, tmp_path / "run.json", *flags,
+                                    f"--csv={tmp_path / 'runs.csv'}")
+    assert status == FAILED and advice in errors and not (tmp_path / "runs.csv").exists()
 
 
 def show(file: Path) -> str:
