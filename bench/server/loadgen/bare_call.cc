@@ -7,6 +7,7 @@
 #include "bench/server/loadgen/stream.h"
 #include "clients/cpp/channel.h"
 #include "grpcpp/client_context.h"
+#include "grpcpp/support/client_callback.h"
 #include "parallax/v1/inference.grpc.pb.h"
 
 namespace parallax::loadgen {
@@ -17,28 +18,41 @@ constexpr int kRecorded = 200;
 constexpr int64_t kLongestNs = 1'000'000'000;
 constexpr std::chrono::seconds kTimeout{10};
 
-// The time of one call; the future's thread is not in it.
-absl::StatusOr<int64_t> TimeOne(v1::InferenceService::Stub* stub, const std::string& token) {
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kTimeout);
-  client::AddToken(token, &context);
-  const v1::GetModelInfoRequest request;
-  v1::GetModelInfoResponse response;
-  // The callback's own too: it may still be inside set_value when the value has been taken.
-  const auto done = std::make_shared<std::promise<absl::StatusOr<int64_t>>>();
-  const int64_t begin_ns = NowNs();
-  stub->async()->GetModelInfo(
-      &context, &request, &response, [done, begin_ns](const grpc::Status& status) {
-        const int64_t end_ns = NowNs();
-        if (status.ok()) {
-          done->set_value(end_ns - begin_ns);
-        } else {
-          done->set_value(absl::Status(static_cast<absl::StatusCode>(status.error_code()),
-                                       status.error_message()));
-        }
-      });
-  return done->get_future().get();
-}
+class BareCall final : public grpc::ClientUnaryReactor {
+ public:
+  /// From just before its start to the callback; the waiting thread is not in it.
+  static absl::StatusOr<int64_t> Time(v1::InferenceService::Stub* stub, const std::string& token) {
+    auto* call = new BareCall(stub, token);  // frees itself
+    std::future<absl::StatusOr<int64_t>> time = call->time_.get_future();
+    call->begin_ns_ = NowNs();
+    call->StartCall();
+    return time.get();
+  }
+
+ private:
+  BareCall(v1::InferenceService::Stub* stub, const std::string& token) {
+    context_.set_deadline(std::chrono::system_clock::now() + kTimeout);
+    client::AddToken(token, &context_);
+    stub->async()->GetModelInfo(&context_, &request_, &response_, this);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    const int64_t ns = NowNs() - begin_ns_;
+    if (status.ok()) {
+      time_.set_value(ns);
+    } else {
+      time_.set_value(
+          absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message()));
+    }
+    delete this;
+  }
+
+  grpc::ClientContext context_;
+  const v1::GetModelInfoRequest request_;
+  v1::GetModelInfoResponse response_;
+  int64_t begin_ns_ = 0;
+  std::promise<absl::StatusOr<int64_t>> time_;
+};
 
 }  // namespace
 
@@ -49,7 +63,7 @@ absl::StatusOr<Histogram> TimeBareCalls(const std::vector<std::shared_ptr<grpc::
   Histogram times;
   const int64_t end_ns = NowNs() + kLongestNs;
   for (int i = 0; i < kUnrecorded + kRecorded; ++i) {
-    absl::StatusOr<int64_t> ns = TimeOne(stubs[i % stubs.size()].get(), token);
+    absl::StatusOr<int64_t> ns = BareCall::Time(stubs[i % stubs.size()].get(), token);
     if (!ns.ok()) return ns.status();
     if (i >= kUnrecorded) times.Record(*ns);
     if (NowNs() > end_ns && times.count() > 0) break;

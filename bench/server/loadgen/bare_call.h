@@ -1,8 +1,8 @@
 // Bare calls: how long gRPC and the network take both ways, with the threads at both ends.
 //
-// A call that the server answers at once (GetModelInfo) is timed as a stream is: from before its
-// start to the callback that has the answer. It is the least by which a client's TTFT can exceed
-// the server's, which begins when the call has arrived and knows nothing of the way back.
+// A call that the server answers at once (GetModelInfo) is timed as a stream is: from just before
+// its start to the callback that has the answer. It is the least by which a client's TTFT can
+// exceed the server's, which begins when the call has arrived and knows nothing of the way back.
 //
 // Thread safety: stateless.
 #ifndef PARALLAX_BENCH_SERVER_LOADGEN_BARE_CALL_H_

@@ -36,8 +36,11 @@ ABSL_FLAG(double, rate_end, 0.0, "ramp: requests a second at its end");
 ABSL_FLAG(double, ramp_seconds, 0.0, "ramp: its length");
 ABSL_FLAG(double, warmup, 2.0, "seconds of load before the measurement window");
 ABSL_FLAG(double, duration, 10.0, "seconds of the measurement window");
-ABSL_FLAG(double, drain, 30.0, "seconds to wait for the window's requests to end");
-ABSL_FLAG(int64_t, requests, 0, "stop sending after this many; 0 = when the window ends");
+ABSL_FLAG(double, drain, 30.0,
+          "seconds after the window for its requests to end, while the load goes on, and as many "
+          "again for the rest of the load");
+ABSL_FLAG(int64_t, requests, 0,
+          "stop sending after this many; 0 = when the window's requests have ended");
 ABSL_FLAG(int32_t, max_outstanding, 20000, "open loop: more live streams than this is a lag");
 ABSL_FLAG(double, max_lag_ms, 20.0, "refuse the result if the client's own p99 lag is above this");
 

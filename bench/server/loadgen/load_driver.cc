@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <deque>
 #include <limits>
 #include <tuple>
 #include <unordered_map>
@@ -66,7 +65,7 @@ absl::Status ValidateRunOptions(const RunOptions& options) {
 
 class LoadDriver::Impl {
  public:
-  Impl(std::vector<std::shared_ptr<grpc::Channel>> channels, const RunOptions& options,
+  Impl(const std::vector<std::shared_ptr<grpc::Channel>>& channels, const RunOptions& options,
        Workload workload)
       : options_(options), workload_(std::move(workload)) {
     for (const std::shared_ptr<grpc::Channel>& channel : channels) {
@@ -81,43 +80,63 @@ class LoadDriver::Impl {
   void RequestStop();
 
  private:
-  void SendUntil(int64_t end_ns, const std::function<void(const Progress&)>& on_progress);
+  struct LiveStream {
+    std::shared_ptr<Stream> stream;
+    bool measured = false;
+  };
+  // Accounted for, but not started: that must be done without the lock.
+  struct PlannedStream {
+    std::shared_ptr<Stream> stream;
+    v1::InferenceService::Stub* stub = nullptr;
+    void Start() const { stream->Start(stub); }
+  };
+
+  bool is_closed_loop() const { return options_.concurrency > 0; }
+  void Begin();
+  void Send(const std::function<void(const Progress&)>& on_progress);
+  void FillPlaces();
   void SendDue(int64_t now_ns);
-  void StartOne(int64_t intended_ns);
   void OnStreamDone(Stream* stream);
-  void Drain(int64_t deadline_ns);
-  bool MaySend() const;
-  int64_t NextIntendedNs();
+  void Drain();
   Progress Snapshot(int64_t now_ns);
-  absl::StatusOr<RunResult> Finish(double window_seconds);
+  absl::StatusOr<RunResult> Finish();
+
+  PlannedStream Plan(int64_t intended_ns) PARALLAX_REQUIRES(mutex_);
+  bool MaySend() const PARALLAX_REQUIRES(mutex_);
+  bool SendingIsOver(int64_t now_ns) const PARALLAX_REQUIRES(mutex_);
+  bool HasGivenUp() const PARALLAX_REQUIRES(mutex_) { return stop_; }
+  int64_t NextIntendedNs() PARALLAX_REQUIRES(mutex_);
+  int64_t NextWakeNs(int64_t now_ns) const PARALLAX_REQUIRES(mutex_);
 
   const RunOptions options_;
-  Workload workload_;
   std::vector<std::unique_ptr<v1::InferenceService::Stub>> stubs_;
-  std::optional<ArrivalProcess> arrivals_;
-  std::unique_ptr<Recorder> recorder_;
   EventLagProbe event_lag_;
-
-  // The sending thread's own.
+  std::unique_ptr<Recorder> recorder_;
+  // Set once, before the first stream.
   int64_t start_ns_ = 0;
   int64_t window_begin_ns_ = 0;
-  int64_t next_intended_ns_ = 0;  // open loop
-  size_t next_trace_line_ = 0;
-  int64_t num_started_ = 0;
-  int32_t peak_outstanding_ = 0;
-  Histogram send_lag_;
+  int64_t window_end_ns_ = 0;
+  int64_t drain_end_ns_ = 0;     // of the window's requests
+  int64_t window_close_ns_ = 0;  // the window's end, or earlier: there was nothing left to send
 
   Mutex mutex_;
   CondVar changed_;
+  Workload workload_ PARALLAX_GUARDED_BY(mutex_);
+  std::optional<ArrivalProcess> arrivals_ PARALLAX_GUARDED_BY(mutex_);
+  int64_t next_intended_ns_ PARALLAX_GUARDED_BY(mutex_) = 0;  // open loop
+  size_t next_trace_line_ PARALLAX_GUARDED_BY(mutex_) = 0;
+  bool sending_ PARALLAX_GUARDED_BY(mutex_) = true;
   bool stop_ PARALLAX_GUARDED_BY(mutex_) = false;
-  std::unordered_map<Stream*, std::shared_ptr<Stream>> live_ PARALLAX_GUARDED_BY(mutex_);
-  std::deque<int64_t> freed_ns_ PARALLAX_GUARDED_BY(mutex_);  // closed loop: places to refill
+  std::unordered_map<Stream*, LiveStream> live_ PARALLAX_GUARDED_BY(mutex_);
+  int32_t measured_live_ PARALLAX_GUARDED_BY(mutex_) = 0;
+  int32_t peak_outstanding_ PARALLAX_GUARDED_BY(mutex_) = 0;
+  int64_t num_started_ PARALLAX_GUARDED_BY(mutex_) = 0;
   int64_t num_finished_ PARALLAX_GUARDED_BY(mutex_) = 0;
 };
 
 LoadDriver::LoadDriver(std::vector<std::shared_ptr<grpc::Channel>> channels,
                        const RunOptions& options, Workload workload)
-    : impl_(std::make_unique<Impl>(std::move(channels), options, std::move(workload))) {}
+    : impl_(std::make_unique<Impl>(channels, options, std::move(workload))) {}
 
 LoadDriver::~LoadDriver() = default;
 
@@ -129,28 +148,31 @@ void LoadDriver::RequestStop() { impl_->RequestStop(); }
 
 absl::StatusOr<RunResult> LoadDriver::Impl::Run(
     const std::function<void(const Progress&)>& on_progress) {
+  Begin();
+  event_lag_.Start();
+  Send(on_progress);
+  Drain();
+  event_lag_.Stop();
+  return Finish();
+}
+
+void LoadDriver::Impl::Begin() {
   start_ns_ = NowNs();
   window_begin_ns_ = start_ns_ + Nanoseconds(options_.warmup_seconds);
-  const int64_t window_end_ns = window_begin_ns_ + Nanoseconds(options_.duration_seconds);
-  recorder_ = std::make_unique<Recorder>(options_.slo, start_ns_, window_begin_ns_, window_end_ns);
-  if (options_.concurrency > 0) {
-    MutexLock lock(&mutex_);
-    freed_ns_.assign(options_.concurrency, start_ns_);
-  } else {
-    next_intended_ns_ = NextIntendedNs();
-  }
-  event_lag_.Start();
-  SendUntil(window_end_ns, on_progress);
-  // With nothing left to send, the window closes when the last stream has ended.
-  Drain(std::max(NowNs(), MaySend() ? 0 : window_end_ns) + Nanoseconds(options_.drain_seconds));
-  const int64_t closed_ns = MaySend() ? window_end_ns : std::min(NowNs(), window_end_ns);
-  event_lag_.Stop();
-  return Finish(static_cast<double>(closed_ns - window_begin_ns_) / 1e9);
+  window_end_ns_ = window_begin_ns_ + Nanoseconds(options_.duration_seconds);
+  drain_end_ns_ = window_end_ns_ + Nanoseconds(options_.drain_seconds);
+  recorder_ = std::make_unique<Recorder>(options_.slo, start_ns_, window_begin_ns_, window_end_ns_);
+  MutexLock lock(&mutex_);
+  if (!is_closed_loop()) next_intended_ns_ = NextIntendedNs();
 }
 
 bool LoadDriver::Impl::MaySend() const {
-  return next_intended_ns_ != kNever &&
+  return sending_ && !HasGivenUp() && next_intended_ns_ != kNever &&
          (options_.max_requests == 0 || num_started_ < options_.max_requests);
+}
+
+bool LoadDriver::Impl::SendingIsOver(int64_t now_ns) const {
+  return !MaySend() || now_ns >= drain_end_ns_ || (now_ns >= window_end_ns_ && measured_live_ == 0);
 }
 
 int64_t LoadDriver::Impl::NextIntendedNs() {
@@ -160,85 +182,112 @@ int64_t LoadDriver::Impl::NextIntendedNs() {
   return start_ns_ + Nanoseconds(*trace[next_trace_line_++].timestamp_seconds);
 }
 
-void LoadDriver::Impl::SendUntil(int64_t end_ns,
-                                 const std::function<void(const Progress&)>& on_progress) {
-  int64_t next_progress_ns = start_ns_ + kSecondNs;
-  for (int64_t now_ns = NowNs(); now_ns < end_ns && MaySend(); now_ns = NowNs()) {
-    SendDue(now_ns);
+int64_t LoadDriver::Impl::NextWakeNs(int64_t now_ns) const {
+  const int64_t next_second_ns = now_ns + kSecondNs - (now_ns - start_ns_) % kSecondNs;
+  const int64_t phase_end_ns = now_ns < window_end_ns_ ? window_end_ns_ : drain_end_ns_;
+  const int64_t wake_ns = std::min(next_second_ns, phase_end_ns);
+  return is_closed_loop() ? wake_ns : std::min(wake_ns, next_intended_ns_);
+}
+
+void LoadDriver::Impl::Send(const std::function<void(const Progress&)>& on_progress) {
+  if (is_closed_loop()) FillPlaces();
+  for (int64_t next_progress_ns = start_ns_ + kSecondNs;;) {
+    const int64_t now_ns = NowNs();
+    if (!is_closed_loop()) SendDue(now_ns);
     if (on_progress != nullptr && now_ns >= next_progress_ns) {
       on_progress(Snapshot(now_ns));
       next_progress_ns += kSecondNs;
     }
-    if (!MaySend()) return;
-    int64_t wake_ns = std::min(end_ns, next_progress_ns);
-    if (options_.concurrency == 0) wake_ns = std::min(wake_ns, next_intended_ns_);
     MutexLock lock(&mutex_);
-    while (!stop_ && freed_ns_.empty() && changed_.WaitUntil(&mutex_, TimePoint(wake_ns))) {
+    if (SendingIsOver(now_ns)) {
+      sending_ = false;
+      return;
     }
-    if (stop_) return;
+    changed_.WaitUntil(&mutex_, TimePoint(NextWakeNs(now_ns)));
+  }
+}
+
+// The first round has no moment it was meant for: it starts as fast as it can. From then on
+// every stream that ends starts the next one.
+void LoadDriver::Impl::FillPlaces() {
+  for (int32_t i = 0; i < options_.concurrency; ++i) {
+    PlannedStream next;
+    {
+      MutexLock lock(&mutex_);
+      if (!MaySend()) return;
+      next = Plan(NowNs());
+    }
+    next.Start();
   }
 }
 
 void LoadDriver::Impl::SendDue(int64_t now_ns) {
-  if (options_.concurrency == 0) {
-    while (next_intended_ns_ <= now_ns && MaySend()) {
-      StartOne(next_intended_ns_);
-      next_intended_ns_ = NextIntendedNs();
-    }
-    return;
-  }
-  while (MaySend()) {
-    int64_t intended_ns = 0;
+  while (true) {
+    PlannedStream next;
     {
       MutexLock lock(&mutex_);
-      if (freed_ns_.empty()) return;
-      intended_ns = freed_ns_.front();
-      freed_ns_.pop_front();
+      if (next_intended_ns_ > now_ns || !MaySend()) return;
+      next = Plan(next_intended_ns_);
+      next_intended_ns_ = NextIntendedNs();
     }
-    // The first round has no moment it was meant for: it starts as fast as it can.
-    if (num_started_ < options_.concurrency) intended_ns = NowNs();
-    StartOne(intended_ns);
+    next.Start();
   }
 }
 
-void LoadDriver::Impl::StartOne(int64_t intended_ns) {
+LoadDriver::Impl::PlannedStream LoadDriver::Impl::Plan(int64_t intended_ns) {
+  const bool measured = recorder_->InWindow(intended_ns);
+  v1::InferenceService::Stub* const stub = stubs_[num_started_ % stubs_.size()].get();
   auto stream = std::make_shared<Stream>(workload_.Next(), intended_ns, options_.bearer_token,
                                          recorder_.get(), [this](Stream* s) { OnStreamDone(s); });
-  {
-    MutexLock lock(&mutex_);
-    live_.emplace(stream.get(), stream);
-    peak_outstanding_ = std::max(peak_outstanding_, static_cast<int32_t>(live_.size()));
-  }
-  // What was late before the window is in none of its latencies: in a closed loop the places that
-  // come free while the first streams are still being started.
-  if (intended_ns >= window_begin_ns_) send_lag_.Record(NowNs() - intended_ns);
-  stream->Start(stubs_[num_started_ % stubs_.size()].get());
+  live_.emplace(stream.get(), LiveStream{stream, measured});
   ++num_started_;
+  peak_outstanding_ = std::max(peak_outstanding_, static_cast<int32_t>(live_.size()));
+  if (measured) ++measured_live_;
+  return {std::move(stream), stub};
 }
 
 void LoadDriver::Impl::OnStreamDone(Stream* stream) {
-  std::shared_ptr<Stream> ended;  // freed after the lock
-  MutexLock lock(&mutex_);
-  const auto it = live_.find(stream);
-  ended = std::move(it->second);
-  live_.erase(it);
-  ++num_finished_;
-  if (options_.concurrency > 0) freed_ns_.push_back(NowNs());
-  changed_.NotifyOne();
+  const int64_t now_ns = NowNs();
+  LiveStream ended;
+  PlannedStream next;
+  {
+    MutexLock lock(&mutex_);
+    const auto it = live_.find(stream);
+    ended = std::move(it->second);
+    live_.erase(it);
+    if (ended.measured) --measured_live_;
+    ++num_finished_;
+    // Under the same lock: once there is no live stream the driver may be gone.
+    if (SendingIsOver(now_ns)) {
+      changed_.NotifyOne();
+    } else if (is_closed_loop()) {
+      next = Plan(now_ns);
+    }
+  }
+  ended.stream.reset();  // without the lock, and before the next one's time runs
+  if (next.stream != nullptr) next.Start();
 }
 
-void LoadDriver::Impl::Drain(int64_t deadline_ns) {
+void LoadDriver::Impl::Drain() {
   std::vector<std::shared_ptr<Stream>> late;
   {
     MutexLock lock(&mutex_);
-    while (!stop_ && !live_.empty() && changed_.WaitUntil(&mutex_, TimePoint(deadline_ns))) {
+    while (!HasGivenUp() && measured_live_ > 0 &&
+           changed_.WaitUntil(&mutex_, TimePoint(drain_end_ns_))) {
     }
-    for (const auto& [key, stream] : live_) late.push_back(stream);
+    // The others are in no latency, but both sides count them.
+    const int64_t deadline_ns = NowNs() + Nanoseconds(options_.drain_seconds);
+    while (!HasGivenUp() && measured_live_ == 0 && !live_.empty() &&
+           changed_.WaitUntil(&mutex_, TimePoint(deadline_ns))) {
+    }
+    for (const auto& [key, live] : live_) late.push_back(live.stream);
   }
   // Without the lock: a cancellation may run the call's last callback on this thread.
   for (const std::shared_ptr<Stream>& stream : late) stream->CutOff();
   MutexLock lock(&mutex_);
   while (!live_.empty()) changed_.Wait(&mutex_);
+  // With nothing left to send, the window closes when the last stream has ended.
+  window_close_ns_ = std::min(NowNs(), window_end_ns_);
 }
 
 Progress LoadDriver::Impl::Snapshot(int64_t now_ns) {
@@ -252,27 +301,25 @@ Progress LoadDriver::Impl::Snapshot(int64_t now_ns) {
   return progress;
 }
 
-absl::StatusOr<RunResult> LoadDriver::Impl::Finish(double window_seconds) {
-  {
-    MutexLock lock(&mutex_);
-    if (stop_) return absl::CancelledError("stopped before the run was over");
+absl::StatusOr<RunResult> LoadDriver::Impl::Finish() {
+  MutexLock lock(&mutex_);
+  if (stop_) return absl::CancelledError("stopped before the run was over");
+  if (!is_closed_loop() && peak_outstanding_ > options_.max_outstanding) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        peak_outstanding_,
+        " streams were live at once, more than max_outstanding = ", options_.max_outstanding));
   }
   RunResult result;
   result.tally = recorder_->Collect();
-  result.window_seconds = window_seconds;
-  result.send_lag = send_lag_;
+  result.window_seconds = static_cast<double>(window_close_ns_ - window_begin_ns_) / 1e9;
   result.event_lag = event_lag_.Collect();
   result.peak_outstanding = peak_outstanding_;
-  if (absl::Status s = CheckLag("requests sent", result.send_lag, options_.max_lag_ms); !s.ok()) {
+  if (absl::Status s = CheckLag("requests sent", result.tally.send_lag, options_.max_lag_ms);
+      !s.ok()) {
     return s;
   }
   if (absl::Status s = CheckLag("timers fired", result.event_lag, options_.max_lag_ms); !s.ok()) {
     return s;
-  }
-  if (options_.concurrency == 0 && peak_outstanding_ > options_.max_outstanding) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        peak_outstanding_,
-        " streams were live at once, more than max_outstanding = ", options_.max_outstanding));
   }
   return result;
 }

@@ -1,10 +1,14 @@
 // LoadDriver: one run against a server.
 //
 // Closed loop: `concurrency` streams are kept live; the next request is intended for the
-// moment the one before it ended. Open loop: requests are intended for the times an
-// ArrivalProcess or a trace says, whether or not earlier ones have ended. Latency
-// is measured from the intended start, so a server that stalls is charged for the requests
-// that waited (no coordinated omission).
+// moment the one before it ended, and sent by the thread that saw it end. Open loop: requests are
+// intended for the times an ArrivalProcess or a trace says, whether or not earlier ones have
+// ended. Latency is measured from the intended start, so a server that stalls is charged for the
+// requests that waited (no coordinated omission).
+//
+// Measured are the requests that are due in the window. Until the last of them has ended the load
+// goes on, or they would end beside fewer and fewer others; what is sent after the window is in
+// no latency.
 //
 // The driver watches itself. Two lags are recorded: how late the window's requests were sent after
 // their intended start, and how late timers fire on gRPC's own event threads. If the 99th
@@ -34,9 +38,9 @@ struct RunOptions {
   int32_t concurrency = 0;                 // closed loop if > 0
   std::optional<ArrivalOptions> arrivals;  // open loop
   double warmup_seconds = 0.0;
-  double duration_seconds = 10.0;   // the measurement window
-  double drain_seconds = 30.0;      // for requests of the window to end after it
-  int64_t max_requests = 0;         // stop sending after this many; 0 = no limit
+  double duration_seconds = 10.0;  // the measurement window
+  double drain_seconds = 30.0;  // for requests of the window to end after it, then for all others
+  int64_t max_requests = 0;     // stop sending after this many; 0 = no limit
   int32_t max_outstanding = 20000;  // open loop: more live streams than this is a lag
   double max_lag_ms = 20.0;
   Slo slo;
@@ -49,7 +53,6 @@ absl::Status ValidateRunOptions(const RunOptions& options);
 struct RunResult {
   Tally tally;
   double window_seconds = 0.0;  // shorter than asked for if there was nothing left to send
-  Histogram send_lag;
   Histogram event_lag;
   int32_t peak_outstanding = 0;
   Histogram bare_call;  // of calls that the server answers at once, before the load

@@ -3,7 +3,7 @@
 // Streams end on gRPC's threads, thousands a second. Each writes to one of a few shards
 // under that shard's lock; Collect adds the shards up when the run is over.
 //
-// Thread safety: Record* and TokensOfSecond from any thread. Collect when no stream is live.
+// Thread safety: all from any thread, but Collect when no stream is live.
 #ifndef PARALLAX_BENCH_SERVER_LOADGEN_RECORDER_H_
 #define PARALLAX_BENCH_SERVER_LOADGEN_RECORDER_H_
 
@@ -72,6 +72,7 @@ struct Tally {
   Histogram tpot;
   Histogram itl;  // between two chunks of a stream, which carry one token or more
   Histogram e2e;
+  Histogram send_lag;  // from due to sent
   // Of the whole run, warm-up included: for comparison with the server's counters.
   int64_t all_requests = 0;
   int64_t all_prompt_tokens = 0;
@@ -89,10 +90,15 @@ class Recorder {
  public:
   Recorder(const Slo& slo, int64_t start_ns, int64_t window_begin_ns, int64_t window_end_ns);
 
-  void RecordStart(int64_t now_ns);
+  void RecordStart(int64_t now_ns, int64_t intended_ns);
   /// `gap_ns` is the time since the stream's previous chunk; negative for its first.
   void RecordChunk(int64_t now_ns, int64_t intended_ns, int64_t gap_ns, int32_t tokens);
   void RecordDone(const StreamRecord& record);
+
+  /// Whether a request that is due then is measured.
+  bool InWindow(int64_t time_ns) const {
+    return time_ns >= window_begin_ns_ && time_ns < window_end_ns_;
+  }
 
   /// Of one second of the run, counted from 0.
   int64_t TokensOfSecond(int64_t second) const;
@@ -106,9 +112,6 @@ class Recorder {
     Tally tally PARALLAX_GUARDED_BY(mutex);
   };
 
-  bool InWindow(int64_t time_ns) const {
-    return time_ns >= window_begin_ns_ && time_ns < window_end_ns_;
-  }
   Shard& MyShard();
   TimelineSecond* SecondOf(Tally* tally, int64_t now_ns) const;
   void CountOutcome(const StreamRecord& record, Tally* tally) const;

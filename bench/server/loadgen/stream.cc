@@ -16,13 +16,13 @@ Stream::Stream(const PlannedRequest& plan, int64_t intended_ns, const std::strin
 }
 
 void Stream::Start(v1::InferenceService::Stub* stub) {
-  record_.sent_ns = NowNs();
-  recorder_->RecordStart(record_.sent_ns);
   stub->async()->GenerateStream(&context_, &request_, this);
   StartRead(&chunk_);
   // Hold: without it a fast call could finish, and free this object, inside StartCall.
   AddHold();
   record_.cancelled_by_us = cancel_after_ == 0;
+  record_.sent_ns = NowNs();  // what making the call took was the client's time
+  recorder_->RecordStart(record_.sent_ns, record_.intended_ns);
   StartCall();  // from here on the record is the callbacks'
   if (cancel_after_ == 0) context_.TryCancel();
   RemoveHold();

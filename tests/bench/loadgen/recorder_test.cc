@@ -88,6 +88,15 @@ TEST_F(RecorderTest, ItlIsOfTheGapsOfRequestsThatWereDueInTheWindow) {
   EXPECT_EQ(tally.window_tokens, 32) << "what arrived inside, whenever it was due";
 }
 
+TEST_F(RecorderTest, TheSendLagIsOfRequestsThatWereDueInTheWindow) {
+  Recorder recorder({}, kStart, kWindowBegin, kWindowEnd);
+  recorder.RecordStart(kWindowBegin + 500 * kMs, kWindowBegin - 1);
+  recorder.RecordStart(kWindowBegin + 7 * kMs, kWindowBegin);
+  recorder.RecordStart(kWindowEnd + 7 * kMs, kWindowEnd - 1);  // sent after it, but due inside
+  recorder.RecordStart(kWindowEnd + 500 * kMs, kWindowEnd);
+  ExpectMs(recorder.Collect().send_lag, 2, 7);
+}
+
 TEST_F(RecorderTest, EveryPartOfTheSloMustBeMet) {
   const StreamRecord record = Completed(kWindowBegin, 11);  // 100, 10 and 205 ms
   EXPECT_EQ(Good(record, {}), 1);
@@ -166,9 +175,9 @@ TEST_F(RecorderTest, ThroughputIsOfWhatHappenedInTheWindow) {
 
 TEST_F(RecorderTest, TheTimelineCountsSecondsFromTheStart) {
   Recorder recorder({}, kStart, kWindowBegin, kWindowEnd);
-  recorder.RecordStart(kStart);
-  recorder.RecordStart(kStart + 999 * kMs);
-  recorder.RecordStart(kStart + 2000 * kMs);
+  recorder.RecordStart(kStart, kStart);
+  recorder.RecordStart(kStart + 999 * kMs, kStart);
+  recorder.RecordStart(kStart + 2000 * kMs, kStart);
   recorder.RecordChunk(kStart + 1000 * kMs, kStart, -1, 3);
   StreamRecord record = Completed(kStart, 1);
   record.done_ns = kStart + 2100 * kMs;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import pty
@@ -51,6 +52,11 @@ def failure_of(server: ServerProcess, file: Path, *flags: str) -> tuple[int, str
                              capture_output=True, text=True)
     assert process.returncode != 0 and not file.exists()
     return process.returncode, process.stderr
+
+
+def live_at_end_of_seconds(result: dict[str, Any]) -> list[int]:
+    return list(itertools.accumulate(
+        started - completed for started, completed, _ in result["timeline"]))
 
 
 @contextlib.contextmanager
@@ -241,16 +247,34 @@ def test_a_stalled_server_is_charged_for_the_requests_that_waited(tmp_path: Path
         server.signal(signal.SIGCONT)
         assert process.wait(60) == 0
     result = json.loads(file.read_text())
-    assert result["requests"]["completed"] == 599
+    due = result["requests"]["completed"]
+    assert due in (599, 600)  # the last one at the very end of the window
     # A third of the requests was due during the second's stall and waited half of it each.
     assert result["latency_ms"]["ttft"]["max"] > 900
     waited = sum(count for ns, count in result["histograms_ns"]["ttft"] if ns > 100e6)
     assert 150 < waited < 250
     goodput = result["goodput"]
-    assert goodput["good_requests"] == pytest.approx(599 - waited, abs=2)
-    assert goodput["share"] == pytest.approx(goodput["good_requests"] / 599)
+    assert goodput["good_requests"] == pytest.approx(due - waited, abs=2)
+    assert goodput["share"] == pytest.approx(goodput["good_requests"] / due)
     assert goodput["requests_per_second"] == pytest.approx(
         goodput["good_requests"] / result["window_seconds"])
+
+
+def test_the_load_goes_on_until_the_measured_requests_have_ended(tmp_path: Path) -> None:
+    """A request of up to 3 seconds, due within the window's second, has company to its end."""
+    with ServerProcess("null", "--null-step-time=20ms") as server:
+        flags = ("--concurrency=8", "--output_tokens=uniform:60:150", "--warmup=0", "--duration=1")
+        result = load(server, tmp_path / "run.json", *flags)
+        status, errors = failure_of(server, tmp_path / "cut.json", *flags, "--drain=0")
+    assert result["requests"]["completed"] == sum(result["requests"]["by_code"].values()) >= 8
+    live = live_at_end_of_seconds(result)
+    assert result["window_seconds"] == 1 and live[0] == live[1] == 8 and live[-1] == 0
+    # What was sent beside them is not measured. It ends too, so that both sides count the same.
+    assert result["whole_run"]["requests"] > result["requests"]["completed"]
+    for quantity in ("requests", "prompt_tokens", "output_tokens"):
+        both = result["both_sides"][quantity]
+        assert both["client"] == both["server"]
+    assert status == FAILED and "completed: lengthen --duration" in errors
 
 
 def test_a_grid_that_was_interrupted_resumes(tmp_path: Path) -> None:
