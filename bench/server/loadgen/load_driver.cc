@@ -309,6 +309,11 @@ absl::StatusOr<RunResult> LoadDriver::Impl::Finish() {
         peak_outstanding_,
         " streams were live at once, more than max_outstanding = ", options_.max_outstanding));
   }
+  if (window_close_ns_ <= window_begin_ns_) {
+    return absl::DeadlineExceededError(
+        absl::StrCat("all ", num_started_, " requests had ended when the warm-up of ",
+                     options_.warmup_seconds, " s was over: lower --warmup, or send more"));
+  }
   RunResult result;
   result.tally = recorder_->Collect();
   result.window_seconds = static_cast<double>(window_close_ns_ - window_begin_ns_) / 1e9;

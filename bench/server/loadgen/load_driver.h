@@ -74,7 +74,8 @@ class LoadDriver {
              Workload workload);
   ~LoadDriver();
 
-  /// `on_progress` (may be null) is called once a second from the calling thread.
+  /// `on_progress` (may be null) is called once a second from the calling thread. Besides the
+  /// errors above: DEADLINE_EXCEEDED if every request had ended before the window began.
   absl::StatusOr<RunResult> Run(const std::function<void(const Progress&)>& on_progress);
 
   /// Stops sending; live streams are cancelled and Run returns CANCELLED.

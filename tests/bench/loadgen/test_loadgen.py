@@ -327,6 +327,7 @@ def test_a_trace_is_replayed_once_at_its_times(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flags, advice", [
+    (("--concurrency=1", "--requests=3", "--warmup=2"), "lower --warmup"),
     (("--rate=2", "--arrival=constant", "--warmup=0", "--duration=0.1"), "lengthen --duration")])
 def test_a_run_that_measures_nothing_leaves_no_file(
         tmp_path: Path, flags: tuple[str, ...], advice: str) -> None:
