@@ -41,7 +41,8 @@ ABSL_FLAG(double, drain, 30.0,
           "again for the rest of the load");
 ABSL_FLAG(int64_t, requests, 0,
           "stop sending after this many; 0 = when the window's requests have ended");
-ABSL_FLAG(int32_t, max_outstanding, 20000, "open loop: more live streams than this is a lag");
+ABSL_FLAG(int32_t, max_outstanding, 20000,
+          "open loop: at more live streams than this the run fails");
 ABSL_FLAG(double, max_lag_ms, 20.0, "refuse the result if the client's own p99 lag is above this");
 
 ABSL_FLAG(

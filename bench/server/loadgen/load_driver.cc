@@ -104,7 +104,7 @@ class LoadDriver::Impl {
   PlannedStream Plan(int64_t intended_ns) PARALLAX_REQUIRES(mutex_);
   bool MaySend() const PARALLAX_REQUIRES(mutex_);
   bool SendingIsOver(int64_t now_ns) const PARALLAX_REQUIRES(mutex_);
-  bool HasGivenUp() const PARALLAX_REQUIRES(mutex_) { return stop_; }
+  bool HasGivenUp() const PARALLAX_REQUIRES(mutex_) { return stop_ || overloaded_; }
   int64_t NextIntendedNs() PARALLAX_REQUIRES(mutex_);
   int64_t NextWakeNs(int64_t now_ns) const PARALLAX_REQUIRES(mutex_);
 
@@ -127,6 +127,7 @@ class LoadDriver::Impl {
   size_t next_trace_line_ PARALLAX_GUARDED_BY(mutex_) = 0;
   bool sending_ PARALLAX_GUARDED_BY(mutex_) = true;
   bool stop_ PARALLAX_GUARDED_BY(mutex_) = false;
+  bool overloaded_ PARALLAX_GUARDED_BY(mutex_) = false;
   std::unordered_map<Stream*, LiveStream> live_ PARALLAX_GUARDED_BY(mutex_);
   int32_t measured_live_ PARALLAX_GUARDED_BY(mutex_) = 0;
   int32_t peak_outstanding_ PARALLAX_GUARDED_BY(mutex_) = 0;
@@ -242,6 +243,7 @@ LoadDriver::Impl::PlannedStream LoadDriver::Impl::Plan(int64_t intended_ns) {
   live_.emplace(stream.get(), LiveStream{stream, measured});
   ++num_started_;
   peak_outstanding_ = std::max(peak_outstanding_, static_cast<int32_t>(live_.size()));
+  overloaded_ = !is_closed_loop() && peak_outstanding_ > options_.max_outstanding;
   if (measured) ++measured_live_;
   return {std::move(stream), stub};
 }
@@ -304,9 +306,9 @@ Progress LoadDriver::Impl::Snapshot(int64_t now_ns) {
 absl::StatusOr<RunResult> LoadDriver::Impl::Finish() {
   MutexLock lock(&mutex_);
   if (stop_) return absl::CancelledError("stopped before the run was over");
-  if (!is_closed_loop() && peak_outstanding_ > options_.max_outstanding) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        peak_outstanding_,
+  if (overloaded_) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the server does not keep up: ", peak_outstanding_,
         " streams were live at once, more than max_outstanding = ", options_.max_outstanding));
   }
   if (window_close_ns_ <= window_begin_ns_) {

@@ -41,7 +41,7 @@ struct RunOptions {
   double duration_seconds = 10.0;  // the measurement window
   double drain_seconds = 30.0;  // for requests of the window to end after it, then for all others
   int64_t max_requests = 0;     // stop sending after this many; 0 = no limit
-  int32_t max_outstanding = 20000;  // open loop: more live streams than this is a lag
+  int32_t max_outstanding = 20000;  // open loop: at more live streams than this the run fails
   double max_lag_ms = 20.0;
   Slo slo;
   std::string bearer_token;
@@ -75,7 +75,8 @@ class LoadDriver {
   ~LoadDriver();
 
   /// `on_progress` (may be null) is called once a second from the calling thread. Besides the
-  /// errors above: DEADLINE_EXCEEDED if every request had ended before the window began.
+  /// errors above: RESOURCE_EXHAUSTED if `max_outstanding` was exceeded, DEADLINE_EXCEEDED if
+  /// every request had ended before the window began.
   absl::StatusOr<RunResult> Run(const std::function<void(const Progress&)>& on_progress);
 
   /// Stops sending; live streams are cancelled and Run returns CANCELLED.

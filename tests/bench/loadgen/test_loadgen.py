@@ -337,6 +337,15 @@ def test_a_run_that_measures_nothing_leaves_no_file(
     assert status == FAILED and advice in errors and not (tmp_path / "runs.csv").exists()
 
 
+def test_a_server_that_falls_behind_is_no_lag_of_the_client(tmp_path: Path) -> None:
+    with ServerProcess("null", "--null-step-time=50ms") as server:
+        begin = time.monotonic()
+        status, errors = failure_of(server, tmp_path / "run.json", "--rate=200", "--warmup=0",
+                                    "--duration=100", "--max_outstanding=100")
+        assert time.monotonic() - begin < 20  # at once
+    assert status == FAILED and "server does not keep up" in errors and "lagged" not in errors
+
+
 def show(file: Path) -> str:
     return subprocess.run([LOADGEN, "show", f"--json={file}"], check=True, timeout=60,
                           stdout=subprocess.PIPE, text=True).stdout
