@@ -23,7 +23,9 @@ ABSL_FLAG(std::string, tls_ca, "", "PEM file of the server's CA: use TLS");
 ABSL_FLAG(std::string, tls_cert, "", "PEM file of the client's certificate (mTLS)");
 ABSL_FLAG(std::string, tls_key, "", "PEM file of its key");
 ABSL_FLAG(std::string, token_file, "", "file that holds the bearer token");
-ABSL_FLAG(int32_t, connections, 4, "HTTP/2 connections the streams are spread over");
+ABSL_FLAG(int32_t, connections, 0,
+          "HTTP/2 connections the streams are spread over; 0 = one for every 512 of "
+          "--concurrency, at least 4");
 ABSL_FLAG(std::string, metrics, "",
           "host:port of the server's /metrics, to lay both counts side by side");
 

@@ -1,6 +1,7 @@
 #include "bench/server/loadgen/experiment.h"
 
 #include <chrono>
+#include <iterator>
 #include <optional>
 #include <utility>
 
@@ -59,9 +60,14 @@ const char* ArrivalName(ArrivalKind kind) {
 
 }  // namespace
 
+int32_t NumConnections(const ExperimentOptions& options) {
+  return options.connections != 0 ? options.connections
+                                  : DefaultConnections(options.run.concurrency);
+}
+
 nlohmann::json OptionsToJson(const ExperimentOptions& options) {
   const WorkloadOptions& workload = options.workload;
-  nlohmann::json json = {{"connections", options.connections},
+  nlohmann::json json = {{"connections", NumConnections(options)},
                          {"warmup_seconds", options.run.warmup_seconds},
                          {"duration_seconds", options.run.duration_seconds},
                          {"drain_seconds", options.run.drain_seconds},
@@ -94,39 +100,52 @@ nlohmann::json OptionsToJson(const ExperimentOptions& options) {
   return json;
 }
 
-absl::StatusOr<std::unique_ptr<Experiment>> Experiment::Connect(const ExperimentOptions& options) {
-  if (options.connections < 1 || options.connections > 1024) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("connections: ", options.connections, " is outside [1, 1024]"));
-  }
-  std::unique_ptr<Experiment> experiment(new Experiment());
-  for (int32_t i = 0; i < options.connections; ++i) {
-    client::ChannelOptions channel_options = options.channel;
-    channel_options.connection_id = i + 1;
-    std::shared_ptr<grpc::Channel> channel;
-    const grpc::Status status = client::CreateChannel(channel_options, &channel);
-    if (!status.ok()) return ToAbsl(status);
-    experiment->channels_.push_back(std::move(channel));
-  }
-  // Every connection is made before the first request is timed.
-  for (const std::shared_ptr<grpc::Channel>& channel : experiment->channels_) {
-    absl::StatusOr<v1::GetModelInfoResponse> info =
-        AskModelInfo(channel, options.channel.target, options.channel.token);
-    if (!info.ok()) return info.status();
-    experiment->vocab_size_ = info->vocab_size();
-    experiment->max_context_tokens_ = info->max_context_tokens();
-    experiment->model_ = {{"name", info->name()},
-                          {"device", info->device()},
-                          {"num_parameters", info->num_parameters()},
-                          {"probe", info->probe()},
-                          {"server_version", info->server_version()}};
-  }
+absl::StatusOr<std::unique_ptr<Experiment>> Experiment::Connect(
+    const client::ChannelOptions& channel) {
+  std::unique_ptr<Experiment> experiment(new Experiment(channel));
+  if (absl::Status status = experiment->OpenConnections(1); !status.ok()) return status;
   return experiment;
 }
 
+absl::Status Experiment::OpenConnections(int32_t count) {
+  if (count < 1 || count > kMaxConnections) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("connections: ", count, " is outside [1, ", kMaxConnections, "]"));
+  }
+  while (std::ssize(channels_) < count) {
+    client::ChannelOptions options = channel_;
+    options.connection_id = static_cast<int>(channels_.size()) + 1;
+    std::shared_ptr<grpc::Channel> channel;
+    const grpc::Status status = client::CreateChannel(options, &channel);
+    if (!status.ok()) return ToAbsl(status);
+    absl::StatusOr<v1::GetModelInfoResponse> info =
+        AskModelInfo(channel, channel_.target, channel_.token);
+    if (!info.ok()) return info.status();
+    channels_.push_back(std::move(channel));
+    KeepModelInfo(*info);
+  }
+  return absl::OkStatus();
+}
+
+void Experiment::KeepModelInfo(const v1::GetModelInfoResponse& info) {
+  vocab_size_ = info.vocab_size();
+  max_context_tokens_ = info.max_context_tokens();
+  streams_per_connection_ = info.max_concurrent_streams();
+  model_ = {{"name", info.name()},
+            {"device", info.device()},
+            {"num_parameters", info.num_parameters()},
+            {"probe", info.probe()},
+            {"server_version", info.server_version()}};
+}
+
 absl::StatusOr<nlohmann::json> Experiment::Run(
-    const ExperimentOptions& options, const std::function<void(const Progress&)>& on_progress) {
-  if (absl::Status status = ValidateRunOptions(options.run); !status.ok()) return status;
+    const ExperimentOptions& asked, const std::function<void(const Progress&)>& on_progress) {
+  if (absl::Status status = ValidateRunOptions(asked.run); !status.ok()) return status;
+  ExperimentOptions options = asked;
+  options.connections = NumConnections(asked);
+  if (absl::Status status = OpenConnections(options.connections); !status.ok()) return status;
+  const std::vector<std::shared_ptr<grpc::Channel>> channels(
+      channels_.begin(), channels_.begin() + options.connections);
   absl::StatusOr<Workload> workload =
       Workload::Create(options.workload, vocab_size_, max_context_tokens_);
   if (!workload.ok()) return workload.status();
@@ -144,14 +163,15 @@ absl::StatusOr<nlohmann::json> Experiment::Run(
   identity.options = OptionsToJson(options);
   identity.annotations = options.annotations;
 
-  absl::StatusOr<Histogram> bare_call = TimeBareCalls(channels_, options.channel.token);
+  absl::StatusOr<Histogram> bare_call = TimeBareCalls(channels, options.channel.token);
   if (!bare_call.ok()) return bare_call.status();
 
   absl::StatusOr<MetricSamples> before = MetricSamples();
   if (!options.metrics_address.empty()) before = ScrapeMetrics(options.metrics_address);
   if (!before.ok()) return before.status();
 
-  LoadDriver driver(channels_, options.run, *std::move(workload));
+  LoadDriver driver(ConnectionPool(channels, streams_per_connection_), options.run,
+                    *std::move(workload));
   {
     MutexLock lock(&mutex_);
     if (stop_) return absl::CancelledError("stopped");

@@ -34,12 +34,29 @@ absl::Status CheckRange(const char* option, double value, double low, double hig
       absl::StrCat(option, ": ", value, " is outside [", low, ", ", high, "]"));
 }
 
-absl::Status CheckLag(const char* what, const Histogram& lag, double max_lag_ms) {
+absl::Status CheckLag(const char* what, const Histogram& lag, double max_lag_ms,
+                      const char* advice) {
   const double ms = static_cast<double>(lag.ValueAtQuantile(kLagQuantile)) / 1e6;
   if (ms <= max_lag_ms) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
-      "the load generator lagged: 99 % of ", what, " within ", ms, " ms, more than max_lag_ms = ",
-      max_lag_ms, "; its latencies would be its own. Lower the load or use a faster client"));
+      "the load generator lagged: 99 % of ", what, " within ", ms,
+      " ms, more than max_lag_ms = ", max_lag_ms, "; its latencies would be its own. ", advice));
+}
+
+absl::Status CheckLags(const RunResult& result, double max_lag_ms) {
+  constexpr char kTooSlow[] = "Lower the load or use a faster client";
+  constexpr char kHeldBack[] =
+      "The other end takes fewer streams of a connection, or does not read: raise --connections";
+  if (absl::Status s = CheckLag("requests sent", result.tally.send_lag, max_lag_ms, kTooSlow);
+      !s.ok()) {
+    return s;
+  }
+  if (absl::Status s =
+          CheckLag("requests written, once sent,", result.tally.write_lag, max_lag_ms, kHeldBack);
+      !s.ok()) {
+    return s;
+  }
+  return CheckLag("timers fired", result.event_lag, max_lag_ms, kTooSlow);
 }
 
 }  // namespace
@@ -65,12 +82,8 @@ absl::Status ValidateRunOptions(const RunOptions& options) {
 
 class LoadDriver::Impl {
  public:
-  Impl(const std::vector<std::shared_ptr<grpc::Channel>>& channels, const RunOptions& options,
-       Workload workload)
-      : options_(options), workload_(std::move(workload)) {
-    for (const std::shared_ptr<grpc::Channel>& channel : channels) {
-      stubs_.push_back(v1::InferenceService::NewStub(channel));
-    }
+  Impl(ConnectionPool connections, const RunOptions& options, Workload workload)
+      : options_(options), connections_(std::move(connections)), workload_(std::move(workload)) {
     if (options_.arrivals.has_value() && options_.arrivals->kind != ArrivalKind::kTrace) {
       arrivals_.emplace(*options_.arrivals, workload_.seed() ^ kArrivalSeed);
     }
@@ -82,17 +95,18 @@ class LoadDriver::Impl {
  private:
   struct LiveStream {
     std::shared_ptr<Stream> stream;
+    size_t connection = 0;
     bool measured = false;
   };
   // Accounted for, but not started: that must be done without the lock.
   struct PlannedStream {
     std::shared_ptr<Stream> stream;
-    v1::InferenceService::Stub* stub = nullptr;
+    StreamStub* stub = nullptr;
     void Start() const { stream->Start(stub); }
   };
 
   bool is_closed_loop() const { return options_.concurrency > 0; }
-  void Begin();
+  absl::Status Begin();
   void Send(const std::function<void(const Progress&)>& on_progress);
   void FillPlaces();
   void SendDue(int64_t now_ns);
@@ -109,7 +123,6 @@ class LoadDriver::Impl {
   int64_t NextWakeNs(int64_t now_ns) const PARALLAX_REQUIRES(mutex_);
 
   const RunOptions options_;
-  std::vector<std::unique_ptr<v1::InferenceService::Stub>> stubs_;
   EventLagProbe event_lag_;
   std::unique_ptr<Recorder> recorder_;
   // Set once, before the first stream.
@@ -121,6 +134,7 @@ class LoadDriver::Impl {
 
   Mutex mutex_;
   CondVar changed_;
+  ConnectionPool connections_ PARALLAX_GUARDED_BY(mutex_);
   Workload workload_ PARALLAX_GUARDED_BY(mutex_);
   std::optional<ArrivalProcess> arrivals_ PARALLAX_GUARDED_BY(mutex_);
   int64_t next_intended_ns_ PARALLAX_GUARDED_BY(mutex_) = 0;  // open loop
@@ -135,9 +149,8 @@ class LoadDriver::Impl {
   int64_t num_finished_ PARALLAX_GUARDED_BY(mutex_) = 0;
 };
 
-LoadDriver::LoadDriver(std::vector<std::shared_ptr<grpc::Channel>> channels,
-                       const RunOptions& options, Workload workload)
-    : impl_(std::make_unique<Impl>(channels, options, std::move(workload))) {}
+LoadDriver::LoadDriver(ConnectionPool connections, const RunOptions& options, Workload workload)
+    : impl_(std::make_unique<Impl>(std::move(connections), options, std::move(workload))) {}
 
 LoadDriver::~LoadDriver() = default;
 
@@ -149,7 +162,7 @@ void LoadDriver::RequestStop() { impl_->RequestStop(); }
 
 absl::StatusOr<RunResult> LoadDriver::Impl::Run(
     const std::function<void(const Progress&)>& on_progress) {
-  Begin();
+  if (absl::Status status = Begin(); !status.ok()) return status;
   event_lag_.Start();
   Send(on_progress);
   Drain();
@@ -157,14 +170,20 @@ absl::StatusOr<RunResult> LoadDriver::Impl::Run(
   return Finish();
 }
 
-void LoadDriver::Impl::Begin() {
+absl::Status LoadDriver::Impl::Begin() {
   start_ns_ = NowNs();
   window_begin_ns_ = start_ns_ + Nanoseconds(options_.warmup_seconds);
   window_end_ns_ = window_begin_ns_ + Nanoseconds(options_.duration_seconds);
   drain_end_ns_ = window_end_ns_ + Nanoseconds(options_.drain_seconds);
   recorder_ = std::make_unique<Recorder>(options_.slo, start_ns_, window_begin_ns_, window_end_ns_);
   MutexLock lock(&mutex_);
-  if (!is_closed_loop()) next_intended_ns_ = NextIntendedNs();
+  if (!is_closed_loop()) {
+    next_intended_ns_ = NextIntendedNs();
+    return absl::OkStatus();
+  }
+  const int64_t most = options_.max_requests == 0 ? options_.concurrency : options_.max_requests;
+  return connections_.CheckRoom(
+      static_cast<int32_t>(std::min<int64_t>(options_.concurrency, most)));
 }
 
 bool LoadDriver::Impl::MaySend() const {
@@ -237,15 +256,15 @@ void LoadDriver::Impl::SendDue(int64_t now_ns) {
 
 LoadDriver::Impl::PlannedStream LoadDriver::Impl::Plan(int64_t intended_ns) {
   const bool measured = recorder_->InWindow(intended_ns);
-  v1::InferenceService::Stub* const stub = stubs_[num_started_ % stubs_.size()].get();
+  const size_t connection = connections_.Take();
   auto stream = std::make_shared<Stream>(workload_.Next(), intended_ns, options_.bearer_token,
                                          recorder_.get(), [this](Stream* s) { OnStreamDone(s); });
-  live_.emplace(stream.get(), LiveStream{stream, measured});
+  live_.emplace(stream.get(), LiveStream{stream, connection, measured});
   ++num_started_;
   peak_outstanding_ = std::max(peak_outstanding_, static_cast<int32_t>(live_.size()));
   overloaded_ = !is_closed_loop() && peak_outstanding_ > options_.max_outstanding;
   if (measured) ++measured_live_;
-  return {std::move(stream), stub};
+  return {std::move(stream), connections_.stub(connection)};
 }
 
 void LoadDriver::Impl::OnStreamDone(Stream* stream) {
@@ -257,6 +276,7 @@ void LoadDriver::Impl::OnStreamDone(Stream* stream) {
     const auto it = live_.find(stream);
     ended = std::move(it->second);
     live_.erase(it);
+    connections_.Release(ended.connection);
     if (ended.measured) --measured_live_;
     ++num_finished_;
     // Under the same lock: once there is no live stream the driver may be gone.
@@ -321,13 +341,8 @@ absl::StatusOr<RunResult> LoadDriver::Impl::Finish() {
   result.window_seconds = static_cast<double>(window_close_ns_ - window_begin_ns_) / 1e9;
   result.event_lag = event_lag_.Collect();
   result.peak_outstanding = peak_outstanding_;
-  if (absl::Status s = CheckLag("requests sent", result.tally.send_lag, options_.max_lag_ms);
-      !s.ok()) {
-    return s;
-  }
-  if (absl::Status s = CheckLag("timers fired", result.event_lag, options_.max_lag_ms); !s.ok()) {
-    return s;
-  }
+  if (absl::Status s = connections_.CheckRoom(peak_outstanding_); !s.ok()) return s;
+  if (absl::Status s = CheckLags(result, options_.max_lag_ms); !s.ok()) return s;
   return result;
 }
 

@@ -10,10 +10,11 @@
 // goes on, or they would end beside fewer and fewer others; what is sent after the window is in
 // no latency.
 //
-// The driver watches itself. Two lags are recorded: how late the window's requests were sent after
-// their intended start, and how late timers fire on gRPC's own event threads. If the 99th
-// percentile of either exceeds `max_lag_ms` the client was the bottleneck, its latencies
-// would be its own, and Run returns FAILED_PRECONDITION instead of a result.
+// The driver watches itself. Three lags are recorded: how late the window's requests were sent
+// after their intended start, how long gRPC took to write them, and how late timers fire on
+// gRPC's own event threads. If the 99th percentile of one exceeds `max_lag_ms` the client was the
+// bottleneck, its latencies would be its own, and Run returns FAILED_PRECONDITION instead of a
+// result. So it does when it had more streams live than its connections take.
 //
 // Thread safety: Run from one thread; RequestStop from any thread or signal-waiting thread.
 #ifndef PARALLAX_BENCH_SERVER_LOADGEN_LOAD_DRIVER_H_
@@ -24,13 +25,12 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "bench/server/loadgen/arrival_process.h"
+#include "bench/server/loadgen/connection_pool.h"
 #include "bench/server/loadgen/recorder.h"
 #include "bench/server/loadgen/workload.h"
-#include "grpcpp/channel.h"
 
 namespace parallax::loadgen {
 
@@ -69,9 +69,7 @@ struct Progress {
 
 class LoadDriver {
  public:
-  /// Streams are spread over `channels` in turn.
-  LoadDriver(std::vector<std::shared_ptr<grpc::Channel>> channels, const RunOptions& options,
-             Workload workload);
+  LoadDriver(ConnectionPool connections, const RunOptions& options, Workload workload);
   ~LoadDriver();
 
   /// `on_progress` (may be null) is called once a second from the calling thread. Besides the

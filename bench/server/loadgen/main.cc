@@ -1,7 +1,7 @@
 // parallax-loadgen: load tests of a parallax-server. See bench/server/README.md.
 //
-// Exit codes: 0 done, 1 failed, 2 bad command line, 3 the client lagged (no result), 130
-// interrupted.
+// Exit codes: 0 done, 1 failed, 2 bad command line, 3 the client lagged or had too few
+// connections (no result), 130 interrupted.
 #include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
@@ -102,6 +102,7 @@ nlohmann::json FixedOptions(const CommandLine& line, const nlohmann::json& model
   for (const char* varied : {"concurrency", "rate"}) fixed.erase(varied);
   if (line.command != Command::kGrid) return fixed;
   for (const char* varied : {"prompt_tokens", "output_tokens"}) fixed.erase(varied);
+  if (line.experiment.connections == 0) fixed.erase("connections");  // follow the concurrency
   if (!line.grid.durations.empty()) fixed["duration_seconds"] = line.grid.durations;
   return fixed;
 }
@@ -149,7 +150,8 @@ int Main(int argc, char** argv) {
   absl::StatusOr<CommandLine> line = ParseCommandLine(argc, argv);
   if (!line.ok()) return ExitCode(line.status());
   if (line->command == Command::kShow) return ExitCode(ShowFile(line->json_file));
-  absl::StatusOr<std::unique_ptr<Experiment>> experiment = Experiment::Connect(line->experiment);
+  absl::StatusOr<std::unique_ptr<Experiment>> experiment =
+      Experiment::Connect(line->experiment.channel);
   if (!experiment.ok()) return ExitCode(experiment.status());
   // The watcher ends with a signal: an interrupt's, or our own once the work is done.
   std::thread watcher(StopOnSignal, signals, experiment->get());

@@ -37,6 +37,7 @@ void MergeTally(const Tally& from, Tally* to) {
   to->itl.Merge(from.itl);
   to->e2e.Merge(from.e2e);
   to->send_lag.Merge(from.send_lag);
+  to->write_lag.Merge(from.write_lag);
   to->all_requests += from.all_requests;
   to->all_prompt_tokens += from.all_prompt_tokens;
   to->all_output_tokens += from.all_output_tokens;
@@ -82,6 +83,13 @@ void Recorder::RecordStart(int64_t now_ns, int64_t intended_ns) {
   MutexLock lock(&shard.mutex);
   ++SecondOf(&shard.tally, now_ns)->started;
   if (InWindow(intended_ns)) shard.tally.send_lag.Record(now_ns - intended_ns);
+}
+
+void Recorder::RecordWrite(int64_t intended_ns, int64_t lag_ns) {
+  if (!InWindow(intended_ns)) return;
+  Shard& shard = MyShard();
+  MutexLock lock(&shard.mutex);
+  shard.tally.write_lag.Record(lag_ns);
 }
 
 void Recorder::RecordChunk(int64_t now_ns, int64_t intended_ns, int64_t gap_ns, int32_t tokens) {

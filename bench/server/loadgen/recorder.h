@@ -72,7 +72,8 @@ struct Tally {
   Histogram tpot;
   Histogram itl;  // between two chunks of a stream, which carry one token or more
   Histogram e2e;
-  Histogram send_lag;  // from due to sent
+  Histogram send_lag;   // from due to sent
+  Histogram write_lag;  // the client's own part of `transport`: from sent to written
   // Of the whole run, warm-up included: for comparison with the server's counters.
   int64_t all_requests = 0;
   int64_t all_prompt_tokens = 0;
@@ -91,6 +92,8 @@ class Recorder {
   Recorder(const Slo& slo, int64_t start_ns, int64_t window_begin_ns, int64_t window_end_ns);
 
   void RecordStart(int64_t now_ns, int64_t intended_ns);
+  /// `lag_ns` is how long the request took from its start into its connection.
+  void RecordWrite(int64_t intended_ns, int64_t lag_ns);
   /// `gap_ns` is the time since the stream's previous chunk; negative for its first.
   void RecordChunk(int64_t now_ns, int64_t intended_ns, int64_t gap_ns, int32_t tokens);
   void RecordDone(const StreamRecord& record);

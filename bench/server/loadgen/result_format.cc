@@ -98,6 +98,17 @@ std::string CsvCell(const nlohmann::json& value) {
   return absl::StrCat("\"", absl::StrReplaceAll(value.get<std::string>(), {{"\"", "\"\""}}), "\"");
 }
 
+std::string LagRow(const nlohmann::json& lag_ms) {
+  std::string row = "own lag      ";
+  for (const auto& [lag, title] : {std::pair{"send", "sends"}, std::pair{"write", "writes"},
+                                   std::pair{"event", "event loop"}}) {
+    if (!lag_ms.contains(lag)) continue;  // a file of before writes were timed
+    absl::StrAppendFormat(&row, "%s %s p99 %.3f ms", row.ends_with(' ') ? "" : ",", title,
+                          lag_ms[lag]["p99"].get<double>());
+  }
+  return row + "\n";
+}
+
 // Null where there were no prompt tokens.
 nlohmann::json PrefixCacheShare(const nlohmann::json& result) {
   const nlohmann::json& tokens = result["tokens"];
@@ -163,7 +174,10 @@ nlohmann::json ResultToJson(const RunIdentity& identity, const RunOptions& optio
         {"tpot", LatencyJson(tally.tpot)},
         {"itl", LatencyJson(tally.itl)},
         {"e2e", LatencyJson(tally.e2e)}}},
-      {"lag_ms", {{"send", LatencyJson(tally.send_lag)}, {"event", LatencyJson(result.event_lag)}}},
+      {"lag_ms",
+       {{"send", LatencyJson(tally.send_lag)},
+        {"write", LatencyJson(tally.write_lag)},
+        {"event", LatencyJson(result.event_lag)}}},
       {"peak_outstanding", result.peak_outstanding},
       {"whole_run",
        {{"requests", tally.all_requests},
@@ -230,9 +244,7 @@ std::string ResultTable(const nlohmann::json& result) {
   for (const char* latency : kLatencies) {
     table += LatencyRow(latency, result["latency_ms"][latency]);
   }
-  absl::StrAppendFormat(&table, "own lag       sends p99 %.3f ms, event loop p99 %.3f ms\n",
-                        result["lag_ms"]["send"]["p99"].get<double>(),
-                        result["lag_ms"]["event"]["p99"].get<double>());
+  table += LagRow(result["lag_ms"]);
   const nlohmann::json both_sides = result.value("both_sides", nlohmann::json());
   if (!both_sides.is_null()) table += BothSidesTable(both_sides);
   if (result.contains("bare_call_ms")) {

@@ -3,6 +3,11 @@
 #include <utility>
 
 namespace parallax::loadgen {
+namespace {
+
+constexpr char kMethod[] = "/parallax.v1.InferenceService/GenerateStream";
+
+}  // namespace
 
 Stream::Stream(const PlannedRequest& plan, int64_t intended_ns, const std::string& bearer_token,
                Recorder* recorder, std::function<void(Stream*)> on_done)
@@ -15,8 +20,9 @@ Stream::Stream(const PlannedRequest& plan, int64_t intended_ns, const std::strin
   if (!bearer_token.empty()) context_.AddMetadata("authorization", "Bearer " + bearer_token);
 }
 
-void Stream::Start(v1::InferenceService::Stub* stub) {
-  stub->async()->GenerateStream(&context_, &request_, this);
+void Stream::Start(StreamStub* stub) {
+  stub->PrepareBidiStreamingCall(&context_, kMethod, {}, this);
+  StartWriteLast(&request_, {});
   StartRead(&chunk_);
   // Hold: without it a fast call could finish, and free this object, inside StartCall.
   AddHold();
@@ -31,6 +37,11 @@ void Stream::Start(v1::InferenceService::Stub* stub) {
 void Stream::CutOff() {
   cut_off_.store(true);
   context_.TryCancel();
+}
+
+// A write that failed counts if we cut it off, still waiting; else the call's end says why.
+void Stream::OnWriteDone(bool ok) {
+  if (ok || cut_off_.load()) recorder_->RecordWrite(record_.intended_ns, NowNs() - record_.sent_ns);
 }
 
 void Stream::OnReadDone(bool ok) {

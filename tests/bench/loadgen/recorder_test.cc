@@ -88,13 +88,18 @@ TEST_F(RecorderTest, ItlIsOfTheGapsOfRequestsThatWereDueInTheWindow) {
   EXPECT_EQ(tally.window_tokens, 32) << "what arrived inside, whenever it was due";
 }
 
-TEST_F(RecorderTest, TheSendLagIsOfRequestsThatWereDueInTheWindow) {
+TEST_F(RecorderTest, LagsAreOfRequestsThatWereDueInTheWindow) {
   Recorder recorder({}, kStart, kWindowBegin, kWindowEnd);
   recorder.RecordStart(kWindowBegin + 500 * kMs, kWindowBegin - 1);
   recorder.RecordStart(kWindowBegin + 7 * kMs, kWindowBegin);
   recorder.RecordStart(kWindowEnd + 7 * kMs, kWindowEnd - 1);  // sent after it, but due inside
   recorder.RecordStart(kWindowEnd + 500 * kMs, kWindowEnd);
+  recorder.RecordWrite(kWindowBegin - 1, 500 * kMs);
+  recorder.RecordWrite(kWindowBegin, 3 * kMs);
+  recorder.RecordWrite(kWindowEnd - 1, 3 * kMs);
+  recorder.RecordWrite(kWindowEnd, 500 * kMs);
   ExpectMs(recorder.Collect().send_lag, 2, 7);
+  ExpectMs(recorder.Collect().write_lag, 2, 3);
 }
 
 TEST_F(RecorderTest, EveryPartOfTheSloMustBeMet) {

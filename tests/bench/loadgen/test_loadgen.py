@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,6 +192,57 @@ def test_ten_thousand_streams_are_held(tmp_path: Path) -> None:
     assert result["peak_outstanding"] == 10_000
     assert sum(count >= 9_900 for count in at_end_of_second) >= 3
     assert result["whole_run"]["output_tokens"] == counter(result, "generation_tokens_total")
+
+
+@pytest.mark.parametrize("flags", [("--concurrency=32",), ("--rate=200", "--output_tokens=3000")])
+def test_streams_that_the_connections_do_not_take_are_refused(
+        tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """gRPC would keep them back inside the client, and the server be charged for their wait."""
+    with ServerProcess("null", "--max-concurrent-streams=2") as server:
+        status, errors = failure_of(server, tmp_path / "run.json", "--connections=1", *flags,
+                                    "--warmup=0", "--duration=1")
+        assert status == LAGGED and "--connections=" in errors
+        (enough,) = re.findall(r"--connections=(\d+)", errors)
+        result = load(server, tmp_path / "run.json", "--concurrency=32", "--connections=16",
+                      "--warmup=0", "--duration=0.5")
+    assert int(enough) == 16 if "--concurrency=32" in flags else int(enough) > 1
+    assert result["requests"]["completed"] > 0
+
+
+def test_the_connections_follow_the_concurrency(tmp_path: Path) -> None:
+    with ServerProcess("null", "--max-queued-requests=3000") as server:
+        for concurrency, connections in (("4", 4), ("2100", 5)):
+            result = load(server, tmp_path / "run.json", f"--concurrency={concurrency}",
+                          "--requests=2100", "--warmup=0", "--duration=60", "--output_tokens=4")
+            assert result["options"]["connections"] == connections
+            assert result["requests"]["completed"] == 2100
+
+
+HAPROXY = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin")
+
+
+@pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")
+def test_requests_that_a_front_holds_back_are_no_result(tmp_path: Path) -> None:
+    """The server's limit says nothing of a front's; how long requests took to be written does."""
+    assert HAPROXY is not None
+    socket, config = tmp_path / "front", tmp_path / "haproxy.cfg"
+    with ServerProcess("null", "--null-step-time=5ms") as server:
+        config.write_text(
+            "global\n tune.h2.max-concurrent-streams 2\n"
+            "defaults\n mode http\n timeout connect 1s\n timeout client 1m\n timeout server 1m\n"
+            f"listen front\n bind unix@{socket} proto h2\n server s {server.address} proto h2\n")
+        front = subprocess.Popen([HAPROXY, "-db", "-f", str(config)], stderr=subprocess.DEVNULL)
+        try:
+            assert eventually(socket.exists)
+            through = (f"--target=unix:{socket}", "--concurrency=16", "--output_tokens=8",
+                       "--warmup=0", "--duration=1", "--max_lag_ms=20")
+            status, errors = failure_of(server, tmp_path / "run.json", "--connections=1", *through)
+            assert status == LAGGED and "written" in errors and "--connections" in errors
+            with ahead_of_others():
+                load(server, tmp_path / "run.json", *through[:-1], "--connections=8")
+        finally:
+            front.kill()
+            front.wait()
 
 
 def stopped_for_a_while(server: ServerProcess, file: Path, *flags: str) -> tuple[int, str, str]:
