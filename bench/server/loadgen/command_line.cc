@@ -3,6 +3,7 @@
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -36,8 +37,11 @@ ABSL_FLAG(std::string, arrival, "poisson",
 ABSL_FLAG(double, burstiness, 1.0, "gamma: shape of the gaps; below 1 burstier than Poisson");
 ABSL_FLAG(double, rate_end, 0.0, "ramp: requests a second at its end");
 ABSL_FLAG(double, ramp_seconds, 0.0, "ramp: its length");
-ABSL_FLAG(double, warmup, 2.0, "seconds of load before the measurement window");
-ABSL_FLAG(double, duration, 10.0, "seconds of the measurement window");
+ABSL_FLAG(std::optional<double>, warmup, std::nullopt,
+          "seconds of load before the measurement window; 2 if not set, 0 with --arrival=trace");
+ABSL_FLAG(std::optional<double>, duration, std::nullopt,
+          "seconds of the measurement window; 10 if not set, all of the trace with "
+          "--arrival=trace");
 ABSL_FLAG(double, drain, 30.0,
           "seconds after the window for its requests to end, while the load goes on, and as many "
           "again for the rest of the load");
@@ -77,6 +81,8 @@ ABSL_FLAG(bool, quiet, false, "no progress line");
 namespace parallax::loadgen {
 namespace {
 
+constexpr double kWarmupSeconds = 2.0;
+constexpr double kDurationSeconds = 10.0;
 constexpr char kUsage[] =
     "Load-tests a parallax-server over gRPC.\n\n"
     "  parallax-loadgen run           one run; table, JSON and CSV\n"
@@ -163,8 +169,9 @@ absl::StatusOr<RunOptions> RunFlags(Command command) {
                                   .ramp_seconds = absl::GetFlag(FLAGS_ramp_seconds),
                                   .burstiness = absl::GetFlag(FLAGS_burstiness)};
   }
-  run.warmup_seconds = absl::GetFlag(FLAGS_warmup);
-  run.duration_seconds = absl::GetFlag(FLAGS_duration);
+  const bool replay = command == Command::kRun && IsTraceReplay(run);
+  run.warmup_seconds = absl::GetFlag(FLAGS_warmup).value_or(replay ? 0.0 : kWarmupSeconds);
+  run.duration_seconds = absl::GetFlag(FLAGS_duration).value_or(replay ? 0.0 : kDurationSeconds);
   run.drain_seconds = absl::GetFlag(FLAGS_drain);
   run.max_requests = absl::GetFlag(FLAGS_requests);
   run.max_outstanding = absl::GetFlag(FLAGS_max_outstanding);

@@ -58,6 +58,17 @@ const char* ArrivalName(ArrivalKind kind) {
   return "";
 }
 
+// A replay without a duration gets a window with the trace's last line in it; its end is open.
+absl::Status FitToTrace(const Workload& workload, RunOptions* run) {
+  if (!IsTraceReplay(*run)) return absl::OkStatus();
+  if (!workload.has_timed_trace()) {
+    return absl::InvalidArgumentError("arrival: trace, but there is no trace with timestamps");
+  }
+  if (run->duration_seconds > 0.0) return absl::OkStatus();
+  run->duration_seconds = *workload.trace().back().timestamp_seconds + 1.0 - run->warmup_seconds;
+  return ValidateRunOptions(*run);
+}
+
 }  // namespace
 
 int32_t NumConnections(const ExperimentOptions& options) {
@@ -149,11 +160,7 @@ absl::StatusOr<nlohmann::json> Experiment::Run(
   absl::StatusOr<Workload> workload =
       Workload::Create(options.workload, vocab_size_, max_context_tokens_);
   if (!workload.ok()) return workload.status();
-  const std::optional<ArrivalOptions>& arrivals = options.run.arrivals;
-  if (arrivals.has_value() && arrivals->kind == ArrivalKind::kTrace &&
-      !workload->has_timed_trace()) {
-    return absl::InvalidArgumentError("arrival: trace, but there is no trace with timestamps");
-  }
+  if (absl::Status status = FitToTrace(*workload, &options.run); !status.ok()) return status;
 
   RunIdentity identity;
   identity.label = options.label;

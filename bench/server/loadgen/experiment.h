@@ -43,7 +43,8 @@ class Experiment {
   static absl::StatusOr<std::unique_ptr<Experiment>> Connect(const client::ChannelOptions& channel);
 
   /// Runs once with these options (the channel's are those of Connect) and returns the result
-  /// document of ResultToJson.
+  /// document of ResultToJson. A trace that is sent at its own times and has no duration is
+  /// measured to its end.
   absl::StatusOr<nlohmann::json> Run(const ExperimentOptions& options,
                                      const std::function<void(const Progress&)>& on_progress);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <limits>
 #include <tuple>
 #include <unordered_map>
@@ -61,6 +62,10 @@ absl::Status CheckLags(const RunResult& result, double max_lag_ms) {
 
 }  // namespace
 
+bool IsTraceReplay(const RunOptions& options) {
+  return options.arrivals.has_value() && options.arrivals->kind == ArrivalKind::kTrace;
+}
+
 absl::Status ValidateRunOptions(const RunOptions& options) {
   if ((options.concurrency > 0) == options.arrivals.has_value()) {
     return absl::InvalidArgumentError("either a concurrency or a rate is needed, not both");
@@ -70,10 +75,10 @@ absl::Status ValidateRunOptions(const RunOptions& options) {
       return status;
     }
   }
-  for (const auto& [name, value, low] :
-       {std::tuple{"warmup_seconds", options.warmup_seconds, 0.0},
-        std::tuple{"duration_seconds", options.duration_seconds, 0.001},
-        std::tuple{"drain_seconds", options.drain_seconds, 0.0}}) {
+  for (const auto& [name, value, low] : {std::tuple{"warmup_seconds", options.warmup_seconds, 0.0},
+                                         std::tuple{"duration_seconds", options.duration_seconds,
+                                                    IsTraceReplay(options) ? 0.0 : 0.001},
+                                         std::tuple{"drain_seconds", options.drain_seconds, 0.0}}) {
     if (absl::Status status = CheckRange(name, value, low, 86400.0); !status.ok()) return status;
   }
   if (absl::Status s = CheckRange("max_lag_ms", options.max_lag_ms, 0.1, 1e6); !s.ok()) return s;
@@ -84,7 +89,7 @@ class LoadDriver::Impl {
  public:
   Impl(ConnectionPool connections, const RunOptions& options, Workload workload)
       : options_(options), connections_(std::move(connections)), workload_(std::move(workload)) {
-    if (options_.arrivals.has_value() && options_.arrivals->kind != ArrivalKind::kTrace) {
+    if (options_.arrivals.has_value() && !IsTraceReplay(options_)) {
       arrivals_.emplace(*options_.arrivals, workload_.seed() ^ kArrivalSeed);
     }
   }
@@ -341,6 +346,9 @@ absl::StatusOr<RunResult> LoadDriver::Impl::Finish() {
   result.window_seconds = static_cast<double>(window_close_ns_ - window_begin_ns_) / 1e9;
   result.event_lag = event_lag_.Collect();
   result.peak_outstanding = peak_outstanding_;
+  if (IsTraceReplay(options_)) {
+    result.unsent_trace_lines = std::ssize(workload_.trace()) - num_started_;
+  }
   if (absl::Status s = connections_.CheckRoom(peak_outstanding_); !s.ok()) return s;
   if (absl::Status s = CheckLags(result, options_.max_lag_ms); !s.ok()) return s;
   return result;

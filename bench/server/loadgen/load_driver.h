@@ -38,7 +38,7 @@ struct RunOptions {
   int32_t concurrency = 0;                 // closed loop if > 0
   std::optional<ArrivalOptions> arrivals;  // open loop
   double warmup_seconds = 0.0;
-  double duration_seconds = 10.0;  // the measurement window
+  double duration_seconds = 10.0;  // the measurement window; 0: all of a trace (Experiment::Run)
   double drain_seconds = 30.0;  // for requests of the window to end after it, then for all others
   int64_t max_requests = 0;     // stop sending after this many; 0 = no limit
   int32_t max_outstanding = 20000;  // open loop: at more live streams than this the run fails
@@ -46,6 +46,9 @@ struct RunOptions {
   Slo slo;
   std::string bearer_token;
 };
+
+/// Whether the lines of a trace are sent at their own times.
+bool IsTraceReplay(const RunOptions& options);
 
 /// INVALID_ARGUMENT naming the option.
 absl::Status ValidateRunOptions(const RunOptions& options);
@@ -55,7 +58,8 @@ struct RunResult {
   double window_seconds = 0.0;  // shorter than asked for if there was nothing left to send
   Histogram event_lag;
   int32_t peak_outstanding = 0;
-  Histogram bare_call;  // of calls that the server answers at once, before the load
+  int64_t unsent_trace_lines = 0;  // a trace that is sent at its own times: what was left of it
+  Histogram bare_call;             // of calls that the server answers at once, before the load
 };
 
 /// A moment's picture for the progress line.

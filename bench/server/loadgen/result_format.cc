@@ -179,6 +179,7 @@ nlohmann::json ResultToJson(const RunIdentity& identity, const RunOptions& optio
         {"write", LatencyJson(tally.write_lag)},
         {"event", LatencyJson(result.event_lag)}}},
       {"peak_outstanding", result.peak_outstanding},
+      {"unsent_trace_lines", result.unsent_trace_lines},
       {"whole_run",
        {{"requests", tally.all_requests},
         {"prompt_tokens", tally.all_prompt_tokens},
@@ -233,6 +234,10 @@ std::string ResultTable(const nlohmann::json& result) {
   if (const nlohmann::json share = PrefixCacheShare(result); !share.is_null()) {
     absl::StrAppendFormat(&table, "prefix cache  %.1f %% of prompt tokens\n",
                           100.0 * share.get<double>());
+  }
+  if (const int64_t lines = result.value("unsent_trace_lines", int64_t{0}); lines > 0) {
+    absl::StrAppendFormat(&table, "trace         %d lines were not sent: the run ended before\n",
+                          lines);
   }
   if (!result["goodput"].is_null()) {
     absl::StrAppendFormat(&table, "goodput       %.2f req/s within the SLO (%.2f %%)\n",

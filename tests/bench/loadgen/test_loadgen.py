@@ -365,17 +365,43 @@ def test_a_grid_that_was_interrupted_resumes(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "heat_map.png").read_bytes().startswith(b"\x89PNG")
 
 
+def write_trace(path: Path, lines: int, seconds_apart: float) -> Path:
+    path.write_text("".join(
+        json.dumps({"timestamp": seconds_apart * i, "prompt_tokens": 10 + i,
+                    "output_tokens": 5}) + "\n" for i in range(lines)))
+    return path
+
+
 def test_a_trace_is_replayed_once_at_its_times(tmp_path: Path) -> None:
-    trace = tmp_path / "trace.jsonl"
-    trace.write_text("".join(
-        json.dumps({"timestamp": 0.01 * i, "prompt_tokens": 10 + i, "output_tokens": 5}) + "\n"
-        for i in range(20)))
+    trace = write_trace(tmp_path / "trace.jsonl", 20, 0.01)
     with ServerProcess("null") as server:
         result = load(server, tmp_path / "run.json", "--arrival=trace", f"--trace={trace}",
-                      "--warmup=0", "--duration=30")
+                      "--duration=30")
     assert result["requests"]["completed"] == 20
     assert result["tokens"]["prompt"] == sum(10 + i for i in range(20))
     assert 0.19 <= result["window_seconds"] < 5
+
+
+def test_a_trace_is_sent_from_its_first_line_to_its_last(tmp_path: Path) -> None:
+    """Longer than the window of other loads, and no warm-up that would leave its head out."""
+    trace = write_trace(tmp_path / "trace.jsonl", 12, 1.0)
+    with ServerProcess("null") as server:
+        result = load(server, tmp_path / "run.json", "--arrival=trace", f"--trace={trace}")
+    assert result["requests"]["completed"] == 12 and result["unsent_trace_lines"] == 0
+    assert result["options"]["warmup_seconds"] == 0
+    assert result["options"]["duration_seconds"] == 12
+
+
+@pytest.mark.parametrize("flag", ["--duration=0.35", "--requests=4"])
+def test_lines_of_a_trace_that_were_not_sent_are_told(tmp_path: Path, flag: str) -> None:
+    trace = write_trace(tmp_path / "trace.jsonl", 20, 0.1)
+    with ServerProcess("null") as server:
+        table = output_of(server, tmp_path / "run.json", "--arrival=trace", f"--trace={trace}",
+                          flag)
+    result = json.loads((tmp_path / "run.json").read_text())
+    unsent = result["unsent_trace_lines"]
+    assert unsent == 20 - result["whole_run"]["requests"] and 14 <= unsent <= 16
+    assert f"{unsent} lines were not sent" in table
 
 
 @pytest.mark.parametrize("flags, advice", [
