@@ -170,6 +170,7 @@ absl::StatusOr<RunOptions> RunFlags(Command command) {
                                   .burstiness = absl::GetFlag(FLAGS_burstiness)};
   }
   const bool replay = command == Command::kRun && IsTraceReplay(run);
+  run.arrival_seed = absl::GetFlag(FLAGS_seed);
   run.warmup_seconds = absl::GetFlag(FLAGS_warmup).value_or(replay ? 0.0 : kWarmupSeconds);
   run.duration_seconds = absl::GetFlag(FLAGS_duration).value_or(replay ? 0.0 : kDurationSeconds);
   run.drain_seconds = absl::GetFlag(FLAGS_drain);

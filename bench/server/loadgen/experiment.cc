@@ -102,6 +102,7 @@ nlohmann::json OptionsToJson(const ExperimentOptions& options) {
     const ArrivalOptions& arrivals = *options.run.arrivals;
     json["arrival"] = ArrivalName(arrivals.kind);
     json["rate"] = arrivals.rate;
+    json["arrival_seed"] = options.run.arrival_seed;
     if (arrivals.kind == ArrivalKind::kGamma) json["burstiness"] = arrivals.burstiness;
     if (arrivals.kind == ArrivalKind::kRamp) {
       json["rate_end"] = arrivals.rate_end;

@@ -90,7 +90,7 @@ class LoadDriver::Impl {
   Impl(ConnectionPool connections, const RunOptions& options, Workload workload)
       : options_(options), connections_(std::move(connections)), workload_(std::move(workload)) {
     if (options_.arrivals.has_value() && !IsTraceReplay(options_)) {
-      arrivals_.emplace(*options_.arrivals, workload_.seed() ^ kArrivalSeed);
+      arrivals_.emplace(*options_.arrivals, options_.arrival_seed ^ kArrivalSeed);
     }
   }
 

@@ -37,6 +37,9 @@ namespace parallax::loadgen {
 struct RunOptions {
   int32_t concurrency = 0;                 // closed loop if > 0
   std::optional<ArrivalOptions> arrivals;  // open loop
+  /// Of the arrivals; the workload has its own. Two rates with one seed have the same arrivals,
+  /// nearer together or further apart, so that the runs of a search differ by nothing else.
+  uint64_t arrival_seed = 0;
   double warmup_seconds = 0.0;
   double duration_seconds = 10.0;  // the measurement window; 0: all of a trace (Experiment::Run)
   double drain_seconds = 30.0;  // for requests of the window to end after it, then for all others

@@ -61,7 +61,6 @@ class Workload {
 
   /// Trace lines; empty without a trace.
   const std::vector<TraceEntry>& trace() const { return trace_; }
-  uint64_t seed() const { return options_.seed; }
   /// Every line of the trace has a timestamp.
   bool has_timed_trace() const;
 

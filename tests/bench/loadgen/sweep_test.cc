@@ -15,6 +15,7 @@
 namespace parallax::loadgen {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 class SweepTest : public ::testing::Test {
@@ -26,6 +27,7 @@ class SweepTest : public ::testing::Test {
   RunPoint FakeRun() {
     return [this](const ExperimentOptions& options) -> absl::StatusOr<nlohmann::json> {
       seeds_.insert(options.workload.seed);
+      arrival_seeds_.insert(options.run.arrival_seed);
       durations_[options.workload.prompt_tokens].insert(options.run.duration_seconds);
       if (++runs_ == fail_at_) return absl::UnavailableError("unplugged");
       const double rate = options.run.arrivals ? options.run.arrivals->rate : 0.0;
@@ -38,6 +40,7 @@ class SweepTest : public ::testing::Test {
   ExperimentOptions SearchBase() {
     ExperimentOptions options;
     options.run.arrivals = ArrivalOptions{};
+    options.run.arrival_seed = 5;
     options.run.slo.ttft_ms = 100.0;
     return options;
   }
@@ -52,6 +55,7 @@ class SweepTest : public ::testing::Test {
       ::testing::TempDir() + "/sweep_test_" + std::to_string(getpid()) + ".json";
   int runs_ = 0;
   std::set<uint64_t> seeds_;
+  std::set<uint64_t> arrival_seeds_;
   std::map<std::string, std::set<double>> durations_;  // by prompt length
   int fail_at_ = 0;
   int nothing_completes_at_ = 0;
@@ -102,6 +106,8 @@ TEST_F(SweepTest, SearchFindsTheHighestGoodRate) {
   EXPECT_LE(*rate, capacity_);
   EXPECT_GE(*rate, capacity_ / 1.02);
   EXPECT_LT(runs_, 20);
+  EXPECT_EQ(seeds_.size(), runs_) << "prompts of their own";
+  EXPECT_THAT(arrival_seeds_, ElementsAre(5)) << "the same arrivals at every rate";
 
   runs_ = 0;
   SweepFile again = Open("search");

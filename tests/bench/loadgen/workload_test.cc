@@ -80,6 +80,19 @@ TEST(ArrivalProcess, GammaHasTheMeanAndTheBurstinessAskedFor) {
   }
 }
 
+TEST(ArrivalProcess, OneSeedGivesTheSameArrivalsAtEveryRate) {
+  for (const ArrivalKind kind : {ArrivalKind::kPoisson, ArrivalKind::kGamma}) {
+    const ArrivalOptions options = {.kind = kind, .rate = 10.0, .burstiness = 0.5};
+    ArrivalOptions faster = options;
+    faster.rate = 40.0;
+    const std::vector<double> slow_gaps = Gaps(options, 100, 6);
+    const std::vector<double> fast_gaps = Gaps(faster, 100, 6);
+    for (size_t i = 0; i < slow_gaps.size(); ++i) {
+      EXPECT_NEAR(slow_gaps[i], 4.0 * fast_gaps[i], 1e-7);
+    }
+  }
+}
+
 TEST(ArrivalProcess, RampSendsWhatTheRateIntegratesTo) {
   // From 10/s to 30/s over 20 s: 400 requests, then 30 a second.
   ArrivalProcess process(
