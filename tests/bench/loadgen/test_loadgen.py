@@ -169,28 +169,29 @@ def test_idle_ttft_agrees_with_the_server(tmp_path: Path) -> None:
 
 
 def test_ten_thousand_streams_are_held(tmp_path: Path) -> None:
-    """All of them streaming: the server has the slots and the pages to run 10,000 at once. Client
-    and server share two processors, and the client is on time; once more if it was not, because
-    the machine may have had other work."""
+    """All of them live and receiving, from a server that gives each a token every quarter of a
+    second: 40,000 tokens/s, about half of what two processors carry from end to end. Client and
+    server share these, and the client is on time; once more if it was not, because the machine
+    may have had other work."""
     with two_processors(), ahead_of_others(), ServerProcess(
-            "null", "--max-num-seqs=10000", "--max-num-batched-tokens=20000",
-            "--max-queued-requests=10000", "--kv-cache-pages=170000") as server:
+            "null", "--null-step-time=250ms", "--max-num-seqs=10000",
+            "--max-num-batched-tokens=20000", "--max-mixed-prefill-tokens=0",
+            "--max-queued-requests=10000", "--kv-cache-pages=20000") as server:
         for _ in range(2):
-            result = load(server, tmp_path / "run.json", "--concurrency=10000", "--connections=16",
-                          "--warmup=8", "--duration=4", "--drain=60",
-                          "--prompt_tokens=16", "--output_tokens=uniform:500:1000")
-            if max(result["lag_ms"][kind]["p99"] for kind in ("send", "event")) <= 20:
+            result = load(server, tmp_path / "run.json", "--concurrency=10000", "--warmup=5",
+                          "--duration=4", "--prompt_tokens=16", "--output_tokens=uniform:20:50")
+            lags = [result["lag_ms"][kind]["p99"] for kind in ("send", "write", "event")]
+            if max(lags) <= 20:
                 break
-    assert result["lag_ms"]["send"]["p99"] <= 20 and result["lag_ms"]["event"]["p99"] <= 20
+    assert max(lags) <= 20, lags
     requests = result["requests"]
     assert requests["failed"] == requests["refused"] == requests["unfinished"] == 0
-    live, at_end_of_second = 0, []
-    for started, completed, _ in result["timeline"]:
-        live += started - completed
-        at_end_of_second.append(live)
-    assert at_end_of_second[-1] == 0
+    assert requests["completed"] > 100
     assert result["peak_outstanding"] == 10_000
-    assert sum(count >= 9_900 for count in at_end_of_second) >= 3
+    live = live_at_end_of_seconds(result)
+    assert live[-1] == 0
+    for second in range(5, 9):  # the window
+        assert live[second] >= 9_900 and result["timeline"][second][2] > 10_000
     assert result["whole_run"]["output_tokens"] == counter(result, "generation_tokens_total")
 
 
