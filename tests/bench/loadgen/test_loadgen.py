@@ -22,6 +22,9 @@ import pytest
 from server_process import REPOSITORY, STORIES_MODEL, ServerProcess, eventually
 
 LOADGEN = os.environ["PARALLAX_LOADGEN"]
+# In every result: with pytest's --basetemp they are kept.
+COMMIT = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+                        cwd=REPOSITORY, capture_output=True, text=True).stdout.strip() or "unknown"
 REPORT = REPOSITORY / "bench" / "server" / "report" / "report.py"
 FAILED = 1
 BAD_FLAG = 2
@@ -33,7 +36,7 @@ def command(server: ServerProcess, verb: str, file: Path, *flags: str) -> list[s
     """Counts must be right on a busy machine too: lag is refused where a test asks for it."""
     metrics = server.metrics_url.removeprefix("http://").removesuffix("/metrics")
     return [LOADGEN, *verb.split(), f"--target={server.address}", f"--metrics={metrics}",
-            f"--json={file}", "--quiet", "--max_lag_ms=2000", *flags]
+            f"--json={file}", f"--annotate=commit={COMMIT}", "--quiet", "--max_lag_ms=2000", *flags]
 
 
 def load(server: ServerProcess, file: Path, *flags: str) -> dict[str, Any]:
