@@ -20,38 +20,40 @@ constexpr std::chrono::seconds kTimeout{10};
 
 class BareCall final : public grpc::ClientUnaryReactor {
  public:
-  /// From just before its start to the callback; the waiting thread is not in it.
-  static absl::StatusOr<int64_t> Time(v1::InferenceService::Stub* stub, const std::string& token) {
-    auto* call = new BareCall(stub, token);  // frees itself
-    std::future<absl::StatusOr<int64_t>> time = call->time_.get_future();
-    call->begin_ns_ = NowNs();
-    call->StartCall();
-    return time.get();
-  }
-
- private:
   BareCall(v1::InferenceService::Stub* stub, const std::string& token) {
     context_.set_deadline(std::chrono::system_clock::now() + kTimeout);
     client::AddToken(token, &context_);
     stub->async()->GetModelInfo(&context_, &request_, &response_, this);
   }
 
+  /// From just before its start to the callback; the waiting thread is not in it. Once.
+  absl::StatusOr<int64_t> Time() {
+    std::future<absl::StatusOr<int64_t>> time = time_->get_future();
+    begin_ns_ = NowNs();
+    StartCall();
+    return time.get();
+  }
+
+ private:
   void OnDone(const grpc::Status& status) override {
     const int64_t ns = NowNs() - begin_ns_;
+    // Ours too: it may still be inside set_value when the value has been taken, and this object
+    // is gone.
+    const auto time = time_;
     if (status.ok()) {
-      time_.set_value(ns);
+      time->set_value(ns);
     } else {
-      time_.set_value(
+      time->set_value(
           absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message()));
     }
-    delete this;
   }
 
   grpc::ClientContext context_;
   const v1::GetModelInfoRequest request_;
   v1::GetModelInfoResponse response_;
   int64_t begin_ns_ = 0;
-  std::promise<absl::StatusOr<int64_t>> time_;
+  const std::shared_ptr<std::promise<absl::StatusOr<int64_t>>> time_ =
+      std::make_shared<std::promise<absl::StatusOr<int64_t>>>();
 };
 
 }  // namespace
@@ -63,7 +65,7 @@ absl::StatusOr<Histogram> TimeBareCalls(const std::vector<std::shared_ptr<grpc::
   Histogram times;
   const int64_t end_ns = NowNs() + kLongestNs;
   for (int i = 0; i < kUnrecorded + kRecorded; ++i) {
-    absl::StatusOr<int64_t> ns = BareCall::Time(stubs[i % stubs.size()].get(), token);
+    absl::StatusOr<int64_t> ns = BareCall(stubs[i % stubs.size()].get(), token).Time();
     if (!ns.ok()) return ns.status();
     if (i >= kUnrecorded) times.Record(*ns);
     if (NowNs() > end_ns && times.count() > 0) break;
