@@ -173,9 +173,9 @@ def test_idle_ttft_agrees_with_the_server(tmp_path: Path) -> None:
 
 def test_ten_thousand_streams_are_held(tmp_path: Path) -> None:
     """All of them live and receiving, from a server that gives each a token every quarter of a
-    second: 40,000 tokens/s, about half of what two processors carry from end to end. Client and
-    server share these, and the client is on time; once more if it was not, because the machine
-    may have had other work."""
+    second: 40,000 messages a second, on which two processors spend about half of their time.
+    Client and server share these, and the client is on time; once more if it was not, because the
+    machine may have had other work."""
     with two_processors(), ahead_of_others(), ServerProcess(
             "null", "--null-step-time=250ms", "--max-num-seqs=10000",
             "--max-num-batched-tokens=20000", "--max-mixed-prefill-tokens=0",
