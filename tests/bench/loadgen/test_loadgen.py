@@ -22,14 +22,25 @@ import pytest
 from server_process import REPOSITORY, STORIES_MODEL, ServerProcess, eventually
 
 LOADGEN = os.environ["PARALLAX_LOADGEN"]
-# In every result: with pytest's --basetemp they are kept.
-COMMIT = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-                        cwd=REPOSITORY, capture_output=True, text=True).stdout.strip() or "unknown"
 REPORT = REPOSITORY / "bench" / "server" / "report" / "report.py"
 FAILED = 1
 BAD_FLAG = 2
 LAGGED = 3
 INTERRUPTED = 130
+
+
+def commit() -> str:
+    """Of this tree; "unknown" without git or outside a checkout."""
+    with contextlib.suppress(FileNotFoundError):
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=REPOSITORY, capture_output=True, text=True)
+        return described.stdout.strip() or "unknown"
+    return "unknown"
+
+
+# In every result: with pytest's --basetemp they are kept.
+COMMIT = commit()
 
 
 def command(server: ServerProcess, verb: str, file: Path, *flags: str) -> list[str]:
