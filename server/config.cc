@@ -122,7 +122,8 @@ void AddLimitFlags(ServerConfig* config, FlagTable* flags) {
                "with RESOURCE_EXHAUSTED.");
   flags->Duration("read-timeout", &config->read_timeout,
                   "A call whose output is complete, or too much, is cancelled once its client has "
-                  "taken nothing of it for this long. 0: never.");
+                  "taken nothing of it for this long. 0: never. Clients' libraries take some "
+                  "megabytes ahead of who reads: not less than they last.");
   flags->Int("max-concurrent-streams", 1, 1 << 20, &config->max_concurrent_streams,
              "Open calls of one connection; the client queues further ones.");
   flags->Bytes("grpc-memory-bytes", 16 << 20, &config->grpc_memory_bytes,

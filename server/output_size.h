@@ -16,8 +16,9 @@
 
 namespace parallax::server {
 
-/// Output of one message stops growing here: far below gRPC's 4 MiB default limit.
-inline constexpr size_t kMaxChunkBytes = size_t{256} << 10;
+/// Output of one message stops growing here: far below gRPC's 4 MiB default limit. As protobuf's
+/// objects log-probabilities take some ten times that, for every stream that is being written.
+inline constexpr size_t kMaxChunkBytes = size_t{64} << 10;
 /// A token id is at most that on the wire.
 inline constexpr size_t kTokenIdBytes = 5;
 
