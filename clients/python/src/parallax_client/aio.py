@@ -173,12 +173,7 @@ class AsyncClient:
     async def health(
         self, service: str = "", *, timeout: float | None = None
     ) -> health.ServingStatus:
-        check = self._channel.unary_unary(
-            health.CHECK,
-            request_serializer=health.encode_request,
-            response_deserializer=health.decode_response,
-        )
-        return await self._call(check, service, timeout)
+        return await self._call(health.check(self._channel), service, timeout)
 
     async def wait_until_serving(self, timeout: float, service: str = "") -> None:
         """As Client's. Cancelling the task that awaits it ends the wait."""
@@ -220,12 +215,9 @@ class AsyncClient:
 
     async def _watch(self, service: str, timeout: float) -> None:
         """Returns once `service` is SERVING."""
-        watch = self._channel.unary_stream(
-            health.WATCH,
-            request_serializer=health.encode_request,
-            response_deserializer=health.decode_response,
+        call = health.watch(self._channel)(
+            service, timeout=timeout, metadata=self._metadata(), wait_for_ready=True
         )
-        call = watch(service, timeout=timeout, metadata=self._metadata(), wait_for_ready=True)
         try:
             async for status in call:
                 if status == health.ServingStatus.SERVING:

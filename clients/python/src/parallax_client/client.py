@@ -158,12 +158,7 @@ class Client:
         return self._call(self._stub.Abort, request, timeout)
 
     def health(self, service: str = "", *, timeout: float | None = None) -> health.ServingStatus:
-        check = self._channel.unary_unary(
-            health.CHECK,
-            request_serializer=health.encode_request,
-            response_deserializer=health.decode_response,
-        )
-        return self._call(check, service, timeout)
+        return self._call(health.check(self._channel), service, timeout)
 
     def wait_until_serving(self, timeout: float, service: str = "") -> None:
         """Waits for a server that may still be starting, or is not yet behind its front.
@@ -207,12 +202,9 @@ class Client:
 
     def _watch(self, service: str, timeout: float) -> None:
         """Returns once `service` is SERVING."""
-        watch = self._channel.unary_stream(
-            health.WATCH,
-            request_serializer=health.encode_request,
-            response_deserializer=health.decode_response,
+        call = health.watch(self._channel)(
+            service, timeout=timeout, metadata=self._metadata(), wait_for_ready=True
         )
-        call = watch(service, timeout=timeout, metadata=self._metadata(), wait_for_ready=True)
         try:
             for status in call:
                 if status == health.ServingStatus.SERVING:

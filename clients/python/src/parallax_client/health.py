@@ -7,6 +7,7 @@ them would clash with a program that also uses the grpcio-health-checking packag
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
@@ -34,3 +35,13 @@ def decode_response(message: bytes) -> ServingStatus:
     if len(message) != 2 or message[0] != 0x08:
         raise ValueError(f"not a HealthCheckResponse: {message!r}")
     return ServingStatus(message[1])
+
+
+def check(channel: Any) -> Any:
+    """Health.Check of a channel of grpc or grpc.aio: from a service's name to its status."""
+    return channel.unary_unary(CHECK, encode_request, decode_response)
+
+
+def watch(channel: Any) -> Any:
+    """Health.Watch, likewise: to each status that it comes to have."""
+    return channel.unary_stream(WATCH, encode_request, decode_response)
