@@ -1,6 +1,10 @@
 #include "tests/kernels/cuda/parallax_attention/decode_harness.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
+
+#include "tests/kernels/reference/captured_attention.h"
 
 namespace parallax::kernels::cuda {
 
@@ -38,6 +42,21 @@ double DecodeError(const std::vector<AttentionProblem>& problems, const DevicePr
   std::mt19937 rng(1);
   DecodeBatch batch(problems, rng, device);
   return RelativeErrorOfAll(batch.Run(), problems);
+}
+
+void ExpectRightOnCapturedProblems(const DeviceProperties& device, double tolerance) {
+  for (const reference::AttentionProblem& captured :
+       reference::ReadCapturedAttention(reference::kDefaultModelAttention)) {
+    const int rows = captured.query_rows;
+    for (const auto& problems :
+         {reference::SplitIntoRows(captured),
+          std::vector{reference::RowsOf(captured, rows - kMaxDecodeQueryLen, rows)}}) {
+      const double softmax = DecodeError(reference::WithZeroProbes(problems), device);
+      const double probed = DecodeError(problems, device);
+      EXPECT_LT(probed, 3 * softmax) << problems.size() << " sequences";
+      EXPECT_LT(probed, tolerance) << problems.size() << " sequences";
+    }
+  }
 }
 
 }  // namespace parallax::kernels::cuda

@@ -40,6 +40,10 @@ class DecodeBatch {
 double DecodeError(const std::vector<reference::AttentionProblem>& problems,
                    const DeviceProperties& device);
 
+// Problems of the default model: a batch of single rows, and the last rows as those of one
+// sequence. Errors stay below `tolerance` and three times softmax's on the same inputs.
+void ExpectRightOnCapturedProblems(const DeviceProperties& device, double tolerance);
+
 }  // namespace parallax::kernels::cuda
 
 #endif  // PARALLAX_TESTS_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_HARNESS_H_

@@ -9,7 +9,6 @@
 #include "kernels/cuda/head_norm_rope.h"
 #include "tests/kernels/cuda/parallax_attention/decode_harness.h"
 #include "tests/kernels/cuda/parallax_attention/hold_stream.h"
-#include "tests/kernels/reference/captured_attention.h"
 
 namespace parallax::kernels::cuda {
 namespace {
@@ -154,20 +153,8 @@ TEST(DecodeTest, ProbeCostsAtMostThreeTimesSoftmaxError) {
   }
 }
 
-// A batch of single rows, and the last rows as those of one sequence.
 TEST(DecodeTest, CapturedFromTheDefaultModel) {
-  for (const AttentionProblem& captured :
-       reference::ReadCapturedAttention(reference::kDefaultModelAttention)) {
-    const int rows = captured.query_rows;
-    for (const auto& problems :
-         {reference::SplitIntoRows(captured),
-          std::vector{reference::RowsOf(captured, rows - kMaxDecodeQueryLen, rows)}}) {
-      const double softmax = DecodeError(reference::WithZeroProbes(problems), TunedDevice());
-      const double probed = DecodeError(problems, TunedDevice());
-      EXPECT_LT(probed, 3 * softmax) << problems.size() << " sequences";
-      EXPECT_LT(probed, kTolerance) << problems.size() << " sequences";
-    }
-  }
+  ExpectRightOnCapturedProblems(TunedDevice(), kTolerance);
 }
 
 // The longest context that is promised. Keys come again after a while, but never at the same place

@@ -10,7 +10,6 @@
 
 #include "tests/kernels/cuda/parallax_attention/attention_batch.h"
 #include "tests/kernels/cuda/parallax_attention/decode_harness.h"
-#include "tests/kernels/reference/captured_attention.h"
 
 namespace parallax::kernels::cuda {
 namespace {
@@ -85,18 +84,7 @@ TEST(PortableDecodeTest, ProbeCostsAtMostThreeTimesSoftmaxError) {
 }
 
 TEST(PortableDecodeTest, CapturedFromTheDefaultModel) {
-  for (const AttentionProblem& captured :
-       reference::ReadCapturedAttention(reference::kDefaultModelAttention)) {
-    const int rows = captured.query_rows;
-    for (const auto& problems :
-         {reference::SplitIntoRows(captured),
-          std::vector{reference::RowsOf(captured, rows - kMaxDecodeQueryLen, rows)}}) {
-      const double softmax = DecodeError(reference::WithZeroProbes(problems), PortableDevice());
-      const double probed = DecodeError(problems, PortableDevice());
-      EXPECT_LT(probed, 3 * softmax) << problems.size() << " sequences";
-      EXPECT_LT(probed, kTolerance) << problems.size() << " sequences";
-    }
-  }
+  ExpectRightOnCapturedProblems(PortableDevice(), kTolerance);
 }
 
 TEST(PortableDecodeTest, LeavesRowsOfEmptySequencesAlone) {
