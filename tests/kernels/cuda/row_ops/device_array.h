@@ -32,6 +32,8 @@ class DeviceArray {
   }
   explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) {
     Require(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
+    // It may return with the last bytes still on their way from the driver's own buffer.
+    Require(cudaDeviceSynchronize());
   }
   ~DeviceArray() { cudaFree(data_); }
 
