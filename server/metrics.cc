@@ -228,8 +228,9 @@ void ServerMetrics::CollectRefused(Families* families) const {
   auto family =
       Family("parallax:requests_refused_total", "Requests that the engine did not accept, by code.",
              prometheus::MetricType::Counter);
+  // Also those at 0: the rate of a series that begins with its first refusals does not have them.
   for (int code = 0; code < kNumStatusCodes; ++code) {
-    if (refused_[code].value() == 0) continue;
+    if (code == grpc::StatusCode::OK) continue;  // refuses nothing
     prometheus::ClientMetric metric = Labelled();
     metric.label.push_back(
         {"code", std::string(StatusCodeName(static_cast<grpc::StatusCode>(code)))});
@@ -244,16 +245,15 @@ void ServerMetrics::CollectRpcs(Families* families) const {
                        "Calls of InferenceService and VllmEngine, by method and by the code they "
                        "ended with.",
                        prometheus::MetricType::Counter);
+  // Also those at 0, as above: a burst of errors between two scrapes must raise an alert.
   for (int method = 0; method < kNumRpcMethods; ++method) {
     for (int code = 0; code < kNumStatusCodes; ++code) {
-      const AtomicCounter& counter = rpcs_[method][code];
-      if (counter.value() == 0 && code != grpc::StatusCode::OK) continue;
       prometheus::ClientMetric metric = Labelled();
       metric.label.push_back(
           {"method", std::string(RpcMethodName(static_cast<RpcMethod>(method)))});
       metric.label.push_back(
           {"code", std::string(StatusCodeName(static_cast<grpc::StatusCode>(code)))});
-      metric.counter.value = static_cast<double>(counter.value());
+      metric.counter.value = static_cast<double>(rpcs_[method][code].value());
       family.metric.push_back(std::move(metric));
     }
   }

@@ -102,7 +102,7 @@ ROWS: dict[str, list[Panel]] = {
     "Traffic": [
         lines("Requests", "reqps", {
             "accepted": total_rate("requests_submitted_total"),
-            "refused: {{code}}": total_rate("requests_refused_total", "code")}),
+            "refused: {{code}}": f"{total_rate('requests_refused_total', 'code')} > 0"}),
         lines("Requests ended, by reason", "reqps", {
             "{{finished_reason}}": total_rate("request_success_total", "finished_reason")},
             stacked=True),

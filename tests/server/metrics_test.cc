@@ -151,5 +151,23 @@ TEST(ServerMetricsTest, CountsWhatTheEngineReports) {
             1);
 }
 
+// Prometheus takes a rate from the samples of one series: had it none before the first refusal or
+// error, a burst of them between two scrapes would be a rate of 0.
+TEST(ServerMetricsTest, CountsEveryCodeFromZero) {
+  const std::string text = MetricsText(ServerMetrics("tiny"));
+  for (int code = 0; code < kNumStatusCodes; ++code) {
+    const std::string name(StatusCodeName(static_cast<grpc::StatusCode>(code)));
+    const std::string label = ",code=\"" + name + "\"}";
+    const std::string refused = "parallax:requests_refused_total{model_name=\"tiny\"" + label;
+    EXPECT_EQ(Value(text, refused), name == "OK" ? -1 : 0) << refused;
+    for (int method = 0; method < kNumRpcMethods; ++method) {
+      const std::string calls = "parallax:grpc_requests_total{model_name=\"tiny\",method=\"" +
+                                std::string(RpcMethodName(static_cast<RpcMethod>(method))) + "\"" +
+                                label;
+      EXPECT_EQ(Value(text, calls), 0) << calls;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace parallax::server

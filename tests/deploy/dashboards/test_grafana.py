@@ -71,8 +71,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
         address = server.metrics_url.split("/")[2]
         folder = tmp_path_factory.mktemp("watch")
         with Prometheus(folder, [address, gpu.address]) as prometheus:
-            # Counters that were scraped before they move are not new. Prometheus takes seconds to begin.
-            scraped = "count_over_time(up[10s]) > 1"
+            # Counters that were scraped before they move are not new: it is the rise from 0 that the
+            # rates have. Prometheus takes seconds to begin, and a scrape that failed has no counter.
+            scraped = "sum_over_time(up[10s]) > 1"
             assert eventually(lambda: len(prometheus.get("query", query=scraped)["result"]) == 2, 60), (
                 "Prometheus does not scrape")
             burst(server)
@@ -122,7 +123,10 @@ def test_the_query_returns_data(panel: dict[str, Any], target: dict[str, Any], w
 def test_the_legend_names_labels_that_the_series_have(watched: Prometheus) -> None:
     for _, target in TARGETS:
         wanted = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
-        result = watched.get("query", query=substituted(target["expr"]))["result"]
+        # Of the whole time: who is refused now and then is a series only then.
+        query = f"last_over_time(({substituted(target['expr'])})[{watched.age()}s:1s])"
+        result = watched.get("query", query=query)["result"]
+        assert result, query
         for series in result:
             assert wanted <= set(series["metric"]), (target["expr"], series["metric"])
 
