@@ -2,12 +2,16 @@
 //
 // Few tokens: bound by reading W once. SkinnyLinear (1..16 tokens) spreads W's rows over all
 // SMs, streams them through shared memory with bulk copies and multiplies on the tensor cores,
-// the tokens padded to 8 or 16 columns. With programmatic launch the copies start before the
-// preceding kernel on the stream has finished: W depends on nothing.
+// the tokens padded to 8 or 16 columns. TensorLinear (1..128) gives a cluster of CTAs tiles of 128
+// rows, each CTA a part of the inputs, so that an SM reads a part of x; W and x come as tensor
+// copies and are multiplied by the warpgroup instructions. With programmatic launch the copies of W
+// start before the preceding kernel on the stream has finished: W depends on nothing.
 //
-// Exactness: products of bf16 accumulate in fp32; the order of the sum depends on K and the
-// instruction shape alone, so a token's result is bit for bit the same for any number of other
-// tokens and any number of SMs, and one launch repeats another. y is rounded once.
+// Exactness: products of bf16 accumulate in fp32. In SkinnyLinear the order of the sum depends on K
+// and the instruction shape alone, so a token's result is bit for bit the same for any number of
+// other tokens and any number of SMs. In TensorLinear it depends on K, the split's cluster and,
+// as far as the instruction makes it, on tokens rounded up. One launch repeats another in both. y
+// is rounded once.
 //
 // Thread safety: as Stream. Nothing is allocated, nothing waits; capturable in a CUDA graph.
 // Errors: KernelError for shapes, alignment, and GPUs other than Hopper.
@@ -16,7 +20,9 @@
 
 #include <cuda_bf16.h>
 
+#include <compare>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/dtype.h"
 #include "kernels/stream.h"
@@ -54,6 +60,27 @@ inline constexpr int kMaxSkinnyTokens = 16;
 // REQUIRES: a Hopper GPU; 1..16 tokens; N a multiple of 8 (16 for kSiluAndMul), K of 64; x rows and
 // weight 16-byte aligned.
 void SkinnyLinear(const LinearParams& params, const Stream& stream);
+
+inline constexpr int kMaxTensorTokens = 128;
+
+// How TensorLinear divides a layer among the SMs.
+struct TensorLinearSplit {
+  int cluster = 1;  // CTAs that share a tile of 128 outputs, each a part of its inputs: 1, 2, 4, 8
+  int ctas_per_sm = 1;  // 2 leaves each CTA half of an SM's shared memory
+  bool keep_x = false;  // where a CTA takes several tiles: its part of x stays in shared memory
+
+  auto operator<=>(const TensorLinearSplit&) const = default;
+};
+
+// Of layers with 1..128 tokens, N a multiple of 8 (16 for kSiluAndMul) and K of 8: the splits that
+// fit GPU `device`, the one expected to be fastest first. None for other layers and GPUs.
+std::vector<TensorLinearSplit> TensorLinearSplits(const LinearParams& params, int device);
+
+// Whether `split` is one that TensorLinear can run the layer with.
+bool TensorLinearTakes(const LinearParams& params, const TensorLinearSplit& split, int device);
+
+// REQUIRES: TensorLinearTakes; x, weight, bias and y 16-byte aligned; strides multiples of 8.
+void TensorLinear(const LinearParams& params, const TensorLinearSplit& split, const Stream& stream);
 
 }  // namespace parallax::kernels::cuda
 

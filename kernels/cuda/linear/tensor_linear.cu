@@ -1,0 +1,272 @@
+// The linear layer for up to 128 tokens on Hopper. See kernels/cuda/linear.h.
+//
+// W is the matrix unit's A operand and x its B: 64 outputs a warpgroup by all tokens, padded. One
+// warp copies steps of 64 inputs, of W and of x, into a ring of stages; two warpgroups multiply. A
+// tile's inputs are cut over a cluster's CTAs, whose sums meet in distributed shared memory: a CTA
+// reads only its part of x, and small matrices have enough CTAs. Where the CTAs of a cluster take
+// several tiles, their parts of x may stay.
+#include <cuda_runtime.h>
+
+#include <bit>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear/tensor_args.h"
+#include "kernels/cuda/linear/tensor_consumer.cuh"
+#include "kernels/cuda/linear/tensor_map.h"
+#include "kernels/cuda/linear/tensor_producer.cuh"
+#include "kernels/cuda/linear/tensor_shared.cuh"
+#include "kernels/cuda/linear/tensor_split.h"
+#include "kernels/cuda/parallax_attention/decode_ptx.cuh"
+#include "kernels/cuda/programmatic_launch.cuh"
+
+namespace parallax::kernels::cuda {
+namespace {
+
+constexpr char kOp[] = "TensorLinear";
+
+template <int kTokens, LinearEpilogue kEpilogue, typename Y>
+__global__ void __launch_bounds__(kTensorThreads, TensorCtasPerSm(kTokens))
+    TensorLinearKernel(const __grid_constant__ TensorArgs args) {
+  extern __shared__ __align__(1024) uint8_t dynamic_shared[];
+  const TensorShared<kTokens> shared(args, SharedAddress(dynamic_shared));
+  const TensorPart part(args);
+  const int warp = threadIdx.x / 32;
+  const bool copies = threadIdx.x == 32 * kTensorConsumerWarps;
+  if (copies) {
+    PrefetchTensorMap(args.weight);
+    PrefetchTensorMap(args.x);
+  }
+  LetNextKernelStart();
+  InitTensorBarriers(args, shared);
+  const bool in_cluster = args.cluster_shift > 0;
+  if (in_cluster) {
+    // Only the first warp has barriers to show to its peers.
+    if (warp == 0) {
+      ClusterArrive();
+    } else {
+      ClusterArriveRelaxed();
+    }
+  }
+  if (warp == kTensorConsumerWarps) {
+    if (copies) {
+      TensorProducer<kTokens, kEpilogue == LinearEpilogue::kSiluAndMul>(args, part, shared).Run();
+    }
+    __syncwarp();
+    if (in_cluster) ClusterWait();
+    return;
+  }
+  WaitForPrecedingKernel();
+  TensorConsumer<kTokens, kEpilogue, Y>(args, part, shared).Run();
+}
+
+using Kernel = void (*)(TensorArgs);
+
+template <LinearEpilogue kEpilogue, typename Y>
+Kernel KernelFor(int padded_tokens) {
+  switch (padded_tokens) {
+    case 8:
+      return TensorLinearKernel<8, kEpilogue, Y>;
+    case 16:
+      return TensorLinearKernel<16, kEpilogue, Y>;
+    case 32:
+      return TensorLinearKernel<32, kEpilogue, Y>;
+    case 64:
+      return TensorLinearKernel<64, kEpilogue, Y>;
+    case 96:
+      return TensorLinearKernel<96, kEpilogue, Y>;
+    default:
+      return TensorLinearKernel<128, kEpilogue, Y>;
+  }
+}
+
+Kernel KernelFor(const LinearParams& p, int padded_tokens) {
+  switch (p.epilogue) {
+    case LinearEpilogue::kAccumulate:
+      return KernelFor<LinearEpilogue::kAccumulate, float>(padded_tokens);
+    case LinearEpilogue::kSiluAndMul:
+      return KernelFor<LinearEpilogue::kSiluAndMul, __nv_bfloat16>(padded_tokens);
+    default:
+      return p.y_dtype == DType::kFloat32
+                 ? KernelFor<LinearEpilogue::kStore, float>(padded_tokens)
+                 : KernelFor<LinearEpilogue::kStore, __nv_bfloat16>(padded_tokens);
+  }
+}
+
+int DeviceAttribute(cudaDeviceAttr attribute, int device) {
+  int value = 0;
+  CheckCuda(cudaDeviceGetAttribute(&value, attribute, device), kOp, "device attribute");
+  return value;
+}
+
+// A launch's configuration and what it points to.
+struct Launch {
+  Launch(int grid, int cluster, int shared_bytes) {
+    config.gridDim = dim3(grid);
+    config.blockDim = dim3(kTensorThreads);
+    config.dynamicSmemBytes = shared_bytes;
+    config.attrs = attributes;
+    if (cluster == 1) return;
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = cluster;
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
+  }
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+
+  void AllowProgrammatic() {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+
+  cudaLaunchConfig_t config = {};
+  cudaLaunchAttribute attributes[2];
+};
+
+// All that a CTA can have, whatever this launch takes: the limit is the kernel's, not the launch's.
+void AllowSharedBytes(Kernel kernel) {
+  CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 TensorSharedBytes(1)),
+            kOp, "shared memory");
+}
+
+// No formula gives the clusters that fit: which SMs of a GPU are switched off differs.
+TensorDevice ReadDevice(int device) {
+  TensorDevice limits;
+  limits.num_sms = DeviceAttribute(cudaDevAttrMultiProcessorCount, device);
+  const Kernel kernel = TensorLinearKernel<8, LinearEpilogue::kStore, float>;
+  AllowSharedBytes(kernel);
+  for (int ctas_per_sm : {1, 2}) {
+    for (int shift = 0; 1 << shift <= kTensorMaxCluster; ++shift) {
+      int& clusters = limits.clusters[shift][ctas_per_sm - 1];
+      clusters = limits.num_sms * ctas_per_sm;
+      if (shift == 0) continue;
+      const Launch launch(1 << shift, 1 << shift, TensorSharedBytes(ctas_per_sm));
+      CheckCuda(cudaOccupancyMaxActiveClusters(&clusters, kernel, &launch.config), kOp,
+                "clusters that fit");
+    }
+  }
+  return limits;
+}
+
+// Facts of the GPUs, asked once each.
+const TensorDevice& DeviceLimits(int device) {
+  static std::mutex mutex;
+  static std::map<int, TensorDevice> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = known.find(device);
+  if (found != known.end()) return found->second;
+  return known.emplace(device, ReadDevice(device)).first->second;
+}
+
+bool IsGated(const LinearParams& p) { return p.epilogue == LinearEpilogue::kSiluAndMul; }
+
+bool TakesShape(const LinearParams& p) {
+  return p.tokens >= 1 && p.tokens <= kMaxTensorTokens && p.num_outputs > 0 &&
+         p.num_outputs % (IsGated(p) ? 16 : 8) == 0 && p.num_inputs > 0 && p.num_inputs % 8 == 0;
+}
+
+int OutputWidth(const LinearParams& p) { return IsGated(p) ? p.num_outputs / 2 : p.num_outputs; }
+
+int64_t XStride(const LinearParams& p) { return p.x_stride == 0 ? p.num_inputs : p.x_stride; }
+
+void CheckAligned(const void* pointer, const char* operand) {
+  Check(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, kOp, operand,
+        "16-byte aligned; address modulo 16",
+        static_cast<double>(reinterpret_cast<uintptr_t>(pointer) % 16));
+}
+
+void CheckParams(const LinearParams& p) {
+  Check(p.x && p.weight && p.y, kOp, "x, weight, y", "given; null operands",
+        !p.x + !p.weight + !p.y);
+  Check(p.tokens >= 1 && p.tokens <= kMaxTensorTokens, kOp, "tokens", "1..128", p.tokens);
+  Check(p.num_outputs > 0 && p.num_outputs % (IsGated(p) ? 16 : 8) == 0, kOp, "num_outputs",
+        IsGated(p) ? "a positive multiple of 16" : "a positive multiple of 8", p.num_outputs);
+  Check(p.num_inputs > 0 && p.num_inputs % 8 == 0, kOp, "num_inputs", "a positive multiple of 8",
+        p.num_inputs);
+  Check(p.x_stride == 0 || (p.x_stride >= p.num_inputs && p.x_stride % 8 == 0), kOp, "x_stride",
+        "0, or a multiple of 8 no less than num_inputs", static_cast<double>(p.x_stride));
+  Check(p.y_stride == 0 || (p.y_stride >= OutputWidth(p) && p.y_stride % 8 == 0), kOp, "y_stride",
+        "0, or a multiple of 8 no less than y's width", static_cast<double>(p.y_stride));
+  const bool is_float = p.y_dtype == DType::kFloat32;
+  const bool accumulates = p.epilogue == LinearEpilogue::kAccumulate;
+  Check(is_float ? !IsGated(p) : p.y_dtype == DType::kBFloat16 && !accumulates, kOp, "y_dtype",
+        "bfloat16 (kStore, kSiluAndMul) or float32 (kStore, kAccumulate)",
+        static_cast<double>(p.y_dtype));
+  CheckAligned(p.x, "x");
+  CheckAligned(p.weight, "weight");
+  CheckAligned(p.bias, "bias");
+  CheckAligned(p.y, "y");
+}
+
+TensorArgs MakeArgs(const LinearParams& p, const TensorLinearSplit& split, const TensorShape& shape,
+                    const TensorLayout& layout) {
+  TensorArgs args;
+  // A line of 256 bytes is two neighbouring steps of a row: the other one is wanted next.
+  constexpr CUtensorMapL2promotion kPromotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
+  args.weight = IsGated(p) ? InterleavedHalvesMap(p.weight, p.num_inputs, p.num_outputs / 2)
+                           : MatrixMap(p.weight, p.num_inputs, p.num_outputs, p.num_inputs,
+                                       kTensorTileRows, kPromotion);
+  args.x = MatrixMap(p.x, p.num_inputs, p.tokens, XStride(p), shape.tokens, kPromotion);
+  args.bias = p.bias;
+  args.y = p.y;
+  args.y_stride = p.y_stride == 0 ? OutputWidth(p) : p.y_stride;
+  args.tokens = p.tokens;
+  args.num_outputs = p.num_outputs;
+  args.full_tiles = shape.tiles / layout.clusters;
+  args.rest_tiles = shape.tiles % layout.clusters;
+  args.steps = shape.steps;
+  args.cluster_shift = std::countr_zero(static_cast<unsigned>(split.cluster));
+  args.stages = layout.stages;
+  args.keep_x = split.keep_x;
+  args.x_offset = layout.x_offset;
+  args.sums_offset = layout.sums_offset;
+  args.barriers_offset = layout.barriers_offset;
+  return args;
+}
+
+bool IsHopper(int device) {
+  return DeviceAttribute(cudaDevAttrComputeCapabilityMajor, device) == 9;
+}
+
+}  // namespace
+
+std::vector<TensorLinearSplit> TensorLinearSplits(const LinearParams& params, int device) {
+  if (!IsHopper(device) || !TakesShape(params)) return {};
+  return RankedSplits(TensorShape(params), DeviceLimits(device));
+}
+
+bool TensorLinearTakes(const LinearParams& params, const TensorLinearSplit& split, int device) {
+  return IsHopper(device) && TakesShape(params) &&
+         LayOut(TensorShape(params), split, DeviceLimits(device)).has_value();
+}
+
+void TensorLinear(const LinearParams& params, const TensorLinearSplit& split,
+                  const Stream& stream) {
+  Check(stream.device().type == DeviceType::kCuda, kOp, "stream", "a GPU's, device type", -1);
+  const int device = stream.device().index;
+  Check(IsHopper(device), kOp, "device", "of compute capability 9.x, ordinal", device);
+  CheckParams(params);
+  const TensorShape shape(params);
+  const std::optional<TensorLayout> layout = LayOut(shape, split, DeviceLimits(device));
+  Check(layout.has_value(), kOp, "split", "one that fits; CTAs in a cluster", split.cluster);
+
+  const TensorArgs args = MakeArgs(params, split, shape, *layout);
+  const Kernel kernel = KernelFor(params, shape.tokens);
+  AllowSharedBytes(kernel);
+  Launch launch(layout->clusters * split.cluster, split.cluster, layout->bytes);
+  launch.config.stream = stream.cuda_stream();
+  if (params.programmatic_launch) launch.AllowProgrammatic();
+  CheckCuda(cudaLaunchKernelEx(&launch.config, kernel, args), kOp, "launch");
+}
+
+}  // namespace parallax::kernels::cuda
