@@ -1,17 +1,18 @@
 // Every linear layer of a model on one GPU: which kernel runs it for how many tokens.
 //
-// 1..16 tokens on Hopper run SkinnyLinear; all else runs cuBLASLt, with the fastest of its
-// algorithms for each (layer shape, bucket of token counts), chosen by timing once at start. A
-// shape that was never tuned, and a number of tokens that its bucket's algorithm refuses, runs
-// the first algorithm that cuBLASLt's heuristic proposes.
+// The fastest for each (layer shape, bucket of token counts), chosen by timing once at start: among
+// the splits of TensorLinear for 5..128 tokens on Hopper, SkinnyLinear for up to 16 there, and
+// cuBLASLt's algorithms for all else. A shape that was never tuned runs SkinnyLinear, or the first
+// algorithm that cuBLASLt's heuristic proposes; so does a number of tokens that its bucket's
+// algorithm refuses.
 //
 // cuBLASLt is loaded at run time (libcublasLt.so of the CUDA major version compiled against, by
 // the dynamic linker's rules, so LD_LIBRARY_PATH counts): one binary serves with and without.
 //
-// Exactness: as linear.h for 1..16 tokens. Beyond, products accumulate in fp32 in an order that
-// cuBLASLt chooses; one plan repeats its bits, two plans may differ in the last ones. So a token's
-// bits depend on the bucket of the batch, and Restore() makes one start of the program repeat
-// another. kSiluAndMul rounds gate and up to bf16 before the product.
+// Exactness: as linear.h where its kernels run. Of cuBLASLt, products accumulate in fp32 in an
+// order that it chooses, and kSiluAndMul rounds gate and up to bf16 before the product. One plan
+// repeats its bits, two plans may differ in the last ones. So a token's bits depend on the bucket
+// of the batch, and Restore() makes one start of the program repeat another.
 //
 // Thread safety: one thread at a time. Run() allocates nothing once its shape is known, never
 // waits, and can be captured in a CUDA graph.
@@ -52,7 +53,7 @@ class LinearPlans {
 
   // y = epilogue(x W^T + bias) for any number of tokens (0 does nothing). N a multiple of 8 (16
   // for kSiluAndMul), K of 8; x, weight, bias, y and the workspace 16-byte aligned; x_stride and
-  // y_stride multiples of 8 elements. programmatic_launch counts where SkinnyLinear runs.
+  // y_stride multiples of 8 elements. programmatic_launch counts where the kernels of linear.h run.
   void Run(const LinearParams& params, std::span<std::byte> workspace, const Stream& stream);
 
   // The tuned plans as text, to be kept in a file; Restore takes it back. False, and nothing

@@ -26,13 +26,24 @@ constexpr int kCandidates = 8;
 // Layers that take turns in a timing: 16 weights of the smallest models fill an L2.
 constexpr size_t kTimedLayers = 16;
 // Raised when plans of an older text must not be used any more.
-constexpr int kTextVersion = 1;
+constexpr int kTextVersion = 2;
+// Below, SkinnyLinear is not compared: TensorLinear computes no fewer columns.
+constexpr int kMinTensorBucket = 8;
 
 struct PlanKey {
   MatmulShape shape;
-  int bucket = 0;  // the largest number of tokens the plan is for, a power of two
+  bool gated = false;  // a product that SiluAndMul follows, or is part of
+  int bucket = 0;      // the largest number of tokens the plan is for, a power of two
 
   auto operator<=>(const PlanKey&) const = default;
+};
+
+enum class PlanKernel : int { kCublasLt, kSkinny, kTensor };
+
+struct Plan {
+  PlanKernel kernel = PlanKernel::kCublasLt;
+  cublasLtMatmulAlgo_t algorithm = {};
+  TensorLinearSplit split = {};
 };
 
 int BucketOf(int tokens) { return static_cast<int>(std::bit_ceil(static_cast<unsigned>(tokens))); }
@@ -46,6 +57,8 @@ MatmulShape ShapeOf(const LinearParams& p) {
           .accumulates = p.epilogue == LinearEpilogue::kAccumulate,
           .has_bias = p.bias != nullptr && p.y_dtype == DType::kBFloat16};
 }
+
+PlanKey KeyOf(const LinearParams& p) { return {ShapeOf(p), IsSilu(p), BucketOf(p.tokens)}; }
 
 void CheckAligned(const void* pointer, const char* operand) {
   Check(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, kOp, operand,
@@ -96,6 +109,11 @@ class LinearPlans::Impl {
     return device_.is_hopper() && p.tokens <= kMaxSkinnyTokens && p.num_inputs % 64 == 0;
   }
 
+  // So many tokens, and a GPU, as TensorLinear is for.
+  bool MayBeTensor(const LinearParams& p) const {
+    return device_.is_hopper() && p.tokens >= 1 && p.tokens <= kMaxTensorTokens;
+  }
+
   // What a plan text must agree with to be taken back.
   std::string Fingerprint() const {
     return "parallax-linear-plans " + std::to_string(kTextVersion) + " cublaslt " +
@@ -111,24 +129,42 @@ class LinearPlans::Impl {
   void Multiply(const LinearParams& product, std::span<std::byte> workspace, const Stream& stream);
   void MultiplyAsProposed(const LinearParams& product, std::span<std::byte> workspace,
                           const Stream& stream);
-  const cublasLtMatmulAlgo_t& PlanOf(const LinearParams& params);
+  bool RunTensor(const LinearParams& params, const Stream& stream);
+  const cublasLtMatmulAlgo_t& AlgorithmOf(const LinearParams& product);
+  std::vector<Plan> Candidates(const PlanKey& key, const LinearParams& layer);
   void TuneBucket(std::span<const LinearParams> layers, int bucket, std::span<std::byte> workspace,
                   const Stream& stream);
 
   const DeviceProperties device_;
   CublasLt library_;
   std::map<MatmulShape, Matmul> matmuls_;
-  std::map<PlanKey, cublasLtMatmulAlgo_t> plans_;
-  // For single numbers of tokens (in place of the bucket) that their bucket's plan refused.
+  std::map<PlanKey, Plan> plans_;
+  // Algorithms for single numbers of tokens (in place of the bucket) that their bucket's plan
+  // refused.
   std::map<PlanKey, cublasLtMatmulAlgo_t> exceptions_;
 };
 
-const cublasLtMatmulAlgo_t& LinearPlans::Impl::PlanOf(const LinearParams& params) {
-  const PlanKey key{ShapeOf(params), BucketOf(params.tokens)};
+// False where the layer's plan is not TensorLinear, or is one that it does not take: plans come
+// from files as well.
+bool LinearPlans::Impl::RunTensor(const LinearParams& params, const Stream& stream) {
+  if (!MayBeTensor(params)) return false;
+  const auto found = plans_.find(KeyOf(params));
+  if (found == plans_.end() || found->second.kernel != PlanKernel::kTensor) return false;
+  if (!TensorLinearTakes(params, found->second.split, stream.device().index)) return false;
+  TensorLinear(params, found->second.split, stream);
+  return true;
+}
+
+// The one of the product's plan. A plan without one gets the first that cuBLASLt proposes.
+const cublasLtMatmulAlgo_t& LinearPlans::Impl::AlgorithmOf(const LinearParams& product) {
+  const PlanKey key = KeyOf(product);
   const auto found = plans_.find(key);
-  if (found != plans_.end()) return found->second;
+  if (found != plans_.end() && found->second.kernel == PlanKernel::kCublasLt) {
+    return found->second.algorithm;
+  }
   const auto candidates = MatmulOf(key.shape).Candidates(key.bucket, kCublasLtWorkspaceBytes, 1);
-  return plans_.emplace(key, candidates.front()).first->second;
+  return plans_.insert_or_assign(key, Plan{.algorithm = candidates.front()})
+      .first->second.algorithm;
 }
 
 // REQUIRES: strides are given, and the workspace is large enough.
@@ -153,9 +189,9 @@ void LinearPlans::Impl::RunCublasLt(const LinearParams& params, std::span<std::b
 void LinearPlans::Impl::Multiply(const LinearParams& product, std::span<std::byte> workspace,
                                  const Stream& stream) {
   const MatmulShape shape = ShapeOf(product);
-  const auto exception = exceptions_.find({shape, product.tokens});
+  const auto exception = exceptions_.find({shape, IsSilu(product), product.tokens});
   const cublasLtMatmulAlgo_t& algorithm =
-      exception != exceptions_.end() ? exception->second : PlanOf(product);
+      exception != exceptions_.end() ? exception->second : AlgorithmOf(product);
   if (MatmulOf(shape).Run(product, algorithm, workspace, stream)) return;
   MultiplyAsProposed(product, workspace, stream);
 }
@@ -168,7 +204,7 @@ void LinearPlans::Impl::MultiplyAsProposed(const LinearParams& product,
   for (const cublasLtMatmulAlgo_t& algorithm :
        matmul.Candidates(product.tokens, workspace.size(), kCandidates)) {
     if (!matmul.Run(product, algorithm, workspace, stream)) continue;
-    exceptions_.insert_or_assign({shape, product.tokens}, algorithm);
+    exceptions_.insert_or_assign({shape, IsSilu(product), product.tokens}, algorithm);
     return;
   }
   ThrowKernelError(kOp, "tokens",
@@ -178,6 +214,7 @@ void LinearPlans::Impl::MultiplyAsProposed(const LinearParams& product,
 void LinearPlans::Impl::Run(const LinearParams& params, std::span<std::byte> workspace,
                             const Stream& stream) {
   if (params.tokens == 0) return;
+  if (RunTensor(params, stream)) return;
   if (IsSkinny(params)) return SkinnyLinear(params, stream);
   CheckParams(params);
   CheckAligned(workspace.data(), "workspace");
@@ -192,34 +229,53 @@ void LinearPlans::Impl::Run(const LinearParams& params, std::span<std::byte> wor
   RunCublasLt(strided, workspace, stream);
 }
 
+// What may run `layer`, of so many tokens as the bucket and the model allow.
+std::vector<Plan> LinearPlans::Impl::Candidates(const PlanKey& key, const LinearParams& layer) {
+  std::vector<Plan> plans;
+  if (IsSkinny(layer)) {
+    plans.push_back({.kernel = PlanKernel::kSkinny});
+  } else {
+    for (const cublasLtMatmulAlgo_t& algorithm :
+         MatmulOf(key.shape).Candidates(key.bucket, kCublasLtWorkspaceBytes, kCandidates)) {
+      plans.push_back({.algorithm = algorithm});
+    }
+  }
+  if (key.bucket >= kMinTensorBucket && MayBeTensor(layer)) {
+    for (const TensorLinearSplit& split : TensorLinearSplits(layer, device_.index)) {
+      plans.push_back({.kernel = PlanKernel::kTensor, .split = split});
+    }
+  }
+  return plans;
+}
+
 void LinearPlans::Impl::TuneBucket(std::span<const LinearParams> layers, int bucket,
                                    std::span<std::byte> workspace, const Stream& stream) {
-  const PlanKey key{ShapeOf(layers.front()), bucket};
-  const int tokens = std::min(layers.front().tokens, bucket);
+  LinearParams first = layers.front();
+  first.tokens = std::min(first.tokens, bucket);
+  const PlanKey key{ShapeOf(first), IsSilu(first), bucket};
   const auto run = [&](LinearParams layer) {
-    layer.tokens = tokens;
+    layer.tokens = first.tokens;
     Run(layer, workspace, stream);
   };
   // Restored. What its kernel brings to the device is loaded by a first run: this one.
-  if (plans_.contains(key)) return run(layers.front());
-  const auto candidates =
-      MatmulOf(key.shape).Candidates(bucket, kCublasLtWorkspaceBytes, kCandidates);
-  const PlanKey refusal{key.shape, tokens};  // where Run notes it
+  if (plans_.contains(key)) return run(first);
+  const PlanKey refusal{key.shape, key.gated, first.tokens};  // where Run notes it
   const int launches = static_cast<int>(std::min(layers.size(), kTimedLayers));
-  cublasLtMatmulAlgo_t best = candidates.front();
+  const std::vector<Plan> candidates = Candidates(key, first);
+  Plan best = candidates.front();
   double best_time = std::numeric_limits<double>::infinity();
-  for (const cublasLtMatmulAlgo_t& algorithm : candidates) {
+  for (const Plan& candidate : candidates) {
     // Each is timed by way of Run, as the plan that it may become: unless it refuses these tokens,
     // when Run takes another algorithm.
-    plans_[key] = algorithm;
+    plans_[key] = candidate;
     exceptions_.erase(refusal);
-    run(layers.front());
+    run(first);
     if (exceptions_.contains(refusal)) continue;
     const double time =
         TimeLaunches(stream, [&] { std::for_each_n(layers.begin(), launches, run); });
     if (time < best_time) {
       best_time = time;
-      best = algorithm;
+      best = candidate;
     }
   }
   plans_[key] = best;
@@ -228,10 +284,10 @@ void LinearPlans::Impl::TuneBucket(std::span<const LinearParams> layers, int buc
 
 void LinearPlans::Impl::Tune(std::span<const LinearParams> layers, std::span<std::byte> workspace,
                              const Stream& stream) {
-  std::map<MatmulShape, std::vector<LinearParams>> by_shape;
+  std::map<std::pair<MatmulShape, bool>, std::vector<LinearParams>> by_shape;
   for (const LinearParams& layer : layers) {
     CheckParams(layer);
-    by_shape[ShapeOf(layer)].push_back(layer);
+    by_shape[{ShapeOf(layer), IsSilu(layer)}].push_back(layer);
   }
   for (auto& [shape, group] : by_shape) {
     const auto fewer = [](const LinearParams& a, const LinearParams& b) {
@@ -240,21 +296,22 @@ void LinearPlans::Impl::Tune(std::span<const LinearParams> layers, std::span<std
     const LinearParams most = *std::max_element(group.begin(), group.end(), fewer);
     std::erase_if(group, [&](const LinearParams& layer) { return layer.tokens < most.tokens; });
     for (int bucket = 1; bucket < 2 * most.tokens; bucket *= 2) {
-      LinearParams layer = most;
-      layer.tokens = std::min(bucket, most.tokens);
-      if (!IsSkinny(layer)) TuneBucket(group, bucket, workspace, stream);
+      TuneBucket(group, bucket, workspace, stream);
     }
   }
 }
 
+// A line a plan: shape, gated, bucket; kernel, split; the words of the algorithm.
 std::string LinearPlans::Impl::Serialize() const {
   std::ostringstream text;
   text << Fingerprint() << '\n';
-  for (const auto& [key, algorithm] : plans_) {
+  for (const auto& [key, plan] : plans_) {
     const MatmulShape& shape = key.shape;
     text << shape.num_outputs << ' ' << shape.num_inputs << ' ' << shape.y_is_float << ' '
-         << shape.accumulates << ' ' << shape.has_bias << ' ' << key.bucket;
-    for (uint64_t word : algorithm.data) text << ' ' << word;
+         << shape.accumulates << ' ' << shape.has_bias << ' ' << key.gated << ' ' << key.bucket
+         << ' ' << static_cast<int>(plan.kernel) << ' ' << plan.split.cluster << ' '
+         << plan.split.ctas_per_sm << ' ' << plan.split.keep_x;
+    for (uint64_t word : plan.algorithm.data) text << ' ' << word;
     text << '\n';
   }
   text << "end\n";
@@ -265,17 +322,21 @@ bool LinearPlans::Impl::Restore(std::string_view text) {
   std::istringstream lines{std::string(text)};
   std::string line;
   if (!std::getline(lines, line) || line != Fingerprint()) return false;
-  std::map<PlanKey, cublasLtMatmulAlgo_t> plans;
+  std::map<PlanKey, Plan> plans;
   while (std::getline(lines, line) && line != "end") {
     std::istringstream fields(line);
     PlanKey key;
     MatmulShape& shape = key.shape;
-    cublasLtMatmulAlgo_t algorithm;
+    Plan plan;
+    int kernel = 0;
     fields >> shape.num_outputs >> shape.num_inputs >> shape.y_is_float >> shape.accumulates >>
-        shape.has_bias >> key.bucket;
-    for (uint64_t& word : algorithm.data) fields >> word;
+        shape.has_bias >> key.gated >> key.bucket >> kernel >> plan.split.cluster >>
+        plan.split.ctas_per_sm >> plan.split.keep_x;
+    for (uint64_t& word : plan.algorithm.data) fields >> word;
     if (!fields || !(fields >> std::ws).eof()) return false;
-    plans.insert_or_assign(key, algorithm);
+    if (kernel < 0 || kernel > static_cast<int>(PlanKernel::kTensor)) return false;
+    plan.kernel = static_cast<PlanKernel>(kernel);
+    plans.insert_or_assign(key, plan);
   }
   if (line != "end") return false;  // cut short
   plans.merge(plans_);
