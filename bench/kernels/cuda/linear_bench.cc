@@ -1,8 +1,13 @@
 // One decode step's linear layers of a model, chained through their activations in a CUDA graph:
-// SkinnyLinear against cuBLASLt's tuned algorithms, in the same run, as fractions of a plain read
-// of the same bytes. One JSON line a case.
+// SkinnyLinear, TensorLinear with the splits it expects to be fastest, the tuned plans of all
+// kernels, and cuBLASLt's tuned algorithms alone, in the same run, as fractions of a plain read of
+// the same bytes. One JSON line a case.
 //
-//   linear_bench [--skinny] [tokens ...]   default 1 2 4 8 16; --skinny leaves cuBLASLt out
+//   linear_bench [--skinny] [--splits] [tokens ...]   default 1 2 4 8 16 32 64 128
+//
+// --skinny leaves cuBLASLt, and so the tuned plans, out. --splits times every split of TensorLinear
+// on each of the model's layer shapes instead of the chain: microseconds a layer, of as many layers
+// as the model has.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -26,6 +31,7 @@ using kernels::Stream;
 using kernels::cuda::LinearEpilogue;
 using kernels::cuda::LinearParams;
 using kernels::cuda::LinearPlans;
+using kernels::cuda::TensorLinearSplit;
 
 constexpr int kSamples = 20;
 constexpr int kMaxTokens = 1024;
@@ -123,12 +129,68 @@ void Report(const Model& model, int tokens, const char* kernel, double microseco
   std::fflush(stdout);
 }
 
-int Main(const std::vector<int>& token_counts, bool with_cublaslt) {
+// The splits that TensorLinear expects to be fastest, one for each layer.
+std::vector<TensorLinearSplit> ExpectedSplits(const std::vector<LinearParams>& layers) {
+  std::vector<TensorLinearSplit> splits;
+  for (const LinearParams& layer : layers) {
+    splits.push_back(kernels::cuda::TensorLinearSplits(layer, 0).front());
+  }
+  return splits;
+}
+
+const char* EpilogueName(const LinearParams& layer) {
+  if (layer.epilogue == LinearEpilogue::kSiluAndMul) return "silu and mul";
+  return layer.y_dtype == DType::kFloat32 ? "float32" : "bfloat16";
+}
+
+// Each split on all of the step's layers of one shape, behind one another.
+void TimeSplits(const Model& model, int tokens, Step& step, double ceiling) {
+  for (int kind = 0; kind < 5; ++kind) {
+    std::vector<LinearParams> layers;
+    if (kind == 4) {
+      layers.push_back(step.params().back());
+    } else {
+      for (int layer = 0; layer < model.layers; ++layer) {
+        layers.push_back(step.params()[4 * layer + kind]);
+      }
+    }
+    const LinearParams& shape = layers.front();
+    int rank = 0;  // in the order of the times that were expected
+    for (const TensorLinearSplit& split : kernels::cuda::TensorLinearSplits(shape, 0)) {
+      const double microseconds =
+          MedianMicroseconds(1, kSamples,
+                             [&](const Stream& stream, int) {
+                               for (const LinearParams& layer : layers) {
+                                 kernels::cuda::TensorLinear(layer, split, stream);
+                               }
+                             }) /
+          static_cast<double>(layers.size());
+      const double bytes = 2.0 * shape.num_outputs * shape.num_inputs;
+      std::printf(
+          "{\"model\": \"%s\", \"tokens\": %d, \"outputs\": %d, \"inputs\": %d, \"y\": \"%s\", "
+          "\"cluster\": %d, \"ctas_per_sm\": %d, \"keep_x\": %s, \"expected_rank\": %d, "
+          "\"us\": %.2f, \"read_fraction\": %.3f}\n",
+          model.name, tokens, shape.num_outputs, shape.num_inputs, EpilogueName(shape),
+          split.cluster, split.ctas_per_sm, split.keep_x ? "true" : "false", rank++, microseconds,
+          bytes / microseconds * 1e6 / ceiling);
+      std::fflush(stdout);
+    }
+  }
+}
+
+struct Options {
+  std::vector<int> token_counts;
+  bool with_cublaslt = true;
+  bool splits = false;
+};
+
+int Main(const Options& options) {
   kernels::cuda::DeviceProperties device = kernels::cuda::ReadDeviceProperties(0);
   // cuBLASLt for any number of tokens, as on a GPU that SkinnyLinear does not know.
   kernels::cuda::DeviceProperties plain = device;
   plain.compute_capability = 80;
-  LinearPlans own(device);
+  LinearPlans skinny(device);  // never tuned
+  LinearPlans tuned(device);
   LinearPlans cublaslt(plain);
   char* const weights = AllocateRandom(size_t{18} << 30);
   char* const activations =
@@ -143,23 +205,42 @@ int Main(const std::vector<int>& token_counts, bool with_cublaslt) {
   kernels::cuda::CheckCuda(cudaStreamCreateWithFlags(&tuning, cudaStreamNonBlocking),
                            "linear_bench", "stream");
   for (const Model& model : kModels) {
-    for (const int tokens : token_counts) {
-      const auto time = [&](LinearPlans& plans, Step& step, const char* kernel) {
+    for (const int tokens : options.token_counts) {
+      Step step(model, tokens, true, weights, activations);
+      for (LinearParams& params : step.params()) params.programmatic_launch = true;
+      if (options.splits) {
+        if (tokens <= kernels::cuda::kMaxTensorTokens) TimeSplits(model, tokens, step, ceiling);
+        continue;
+      }
+      const auto time = [&](Step& timed, const char* kernel, const auto& run) {
         const double microseconds = MedianMicroseconds(1, kSamples, [&](const Stream& stream, int) {
-          for (const LinearParams& params : step.params()) plans.Run(params, workspace, stream);
+          for (size_t i = 0; i < timed.params().size(); ++i) run(timed.params()[i], i, stream);
         });
-        Report(model, tokens, kernel, microseconds, step.weight_bytes(), ceiling);
+        Report(model, tokens, kernel, microseconds, timed.weight_bytes(), ceiling);
+      };
+      const auto run_by = [&](LinearPlans& plans) {
+        return [&](const LinearParams& params, size_t, const Stream& stream) {
+          plans.Run(params, workspace, stream);
+        };
       };
       if (tokens <= kernels::cuda::kMaxSkinnyTokens) {
-        Step step(model, tokens, true, weights, activations);
-        time(own, step, "skinny");
-        for (LinearParams& params : step.params()) params.programmatic_launch = true;
-        time(own, step, "skinny, programmatic launch");
+        Step waiting(model, tokens, true, weights, activations);
+        time(waiting, "skinny", run_by(skinny));
+        time(step, "skinny, programmatic launch", run_by(skinny));
       }
-      if (!with_cublaslt) continue;
-      Step step(model, tokens, false, weights, activations);
-      cublaslt.Tune(step.params(), workspace, Stream(0, tuning));
-      time(cublaslt, step, "cublaslt, tuned");
+      if (tokens <= kernels::cuda::kMaxTensorTokens) {
+        const std::vector<TensorLinearSplit> splits = ExpectedSplits(step.params());
+        time(step, "tensor, programmatic launch",
+             [&](const LinearParams& params, size_t i, const Stream& stream) {
+               kernels::cuda::TensorLinear(params, splits[i], stream);
+             });
+      }
+      if (!options.with_cublaslt) continue;
+      tuned.Tune(step.params(), workspace, Stream(0, tuning));
+      time(step, "plans, tuned, programmatic launch", run_by(tuned));
+      Step products(model, tokens, false, weights, activations);
+      cublaslt.Tune(products.params(), workspace, Stream(0, tuning));
+      time(products, "cublaslt, tuned", run_by(cublaslt));
     }
   }
   return EXIT_SUCCESS;
@@ -169,15 +250,17 @@ int Main(const std::vector<int>& token_counts, bool with_cublaslt) {
 }  // namespace parallax::bench
 
 int main(int argc, char** argv) {
-  std::vector<int> token_counts;
-  bool with_cublaslt = true;
+  parallax::bench::Options options;
   for (int i = 1; i < argc; ++i) {
-    if (std::string_view(argv[i]) == "--skinny") {
-      with_cublaslt = false;
+    const std::string_view argument = argv[i];
+    if (argument == "--skinny") {
+      options.with_cublaslt = false;
+    } else if (argument == "--splits") {
+      options.splits = true;
     } else {
-      token_counts.push_back(std::atoi(argv[i]));
+      options.token_counts.push_back(std::atoi(argv[i]));
     }
   }
-  if (token_counts.empty()) token_counts = {1, 2, 4, 8, 16};
-  return parallax::bench::Main(token_counts, with_cublaslt);
+  if (options.token_counts.empty()) options.token_counts = {1, 2, 4, 8, 16, 32, 64, 128};
+  return parallax::bench::Main(options);
 }
