@@ -102,14 +102,17 @@ class TensorConsumer {
 
   // Without a cluster. Some units at a time, so that what they add to arrives together.
   __device__ void StoreOwn(const float (&sums)[kTokens / 2], int tile) {
-    constexpr int kBatch = kGroups < 4 ? kGroups : 4;
+    constexpr int kBatch = 4;
 #pragma unroll
     for (int first = 0; first < kGroups; first += kBatch) {
       typename Unit::Old old[kBatch];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) old[i] = Unit(args_, tile, warp_, first + i).Load();
+      for (int i = 0; i < kBatch; ++i) {
+        if (first + i < kGroups) old[i] = Unit(args_, tile, warp_, first + i).Load();
+      }
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
+        if (first + i >= kGroups) break;
         Unit(args_, tile, warp_, first + i).Store(args_, SumsOf(sums, first + i), old[i]);
       }
     }
@@ -168,10 +171,7 @@ class TensorConsumer {
     const uint32_t barrier = RemoteAddress(shared_.SumsFull(), receiver);
 #pragma unroll
     for (int group = 0; group < kRoundGroups; ++group) {
-      // A constant index of `sums` in either round: registers have no addresses.
-      const float4 z = kRounds == 1 || round == 0 ? SumsOf(sums, group)
-                                                  : SumsOf(sums, kGroups - kRoundGroups + group);
-      StoreRemote(to + group * kUnitBytes, z, barrier);
+      StoreRemote(to + group * kUnitBytes, SumsOf(sums, round * kRoundGroups + group), barrier);
     }
   }
 

@@ -12,6 +12,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "kernels/check.h"
@@ -68,22 +69,16 @@ __global__ void __launch_bounds__(kTensorThreads, TensorCtasPerSm(kTokens))
 
 using Kernel = void (*)(TensorArgs);
 
+template <LinearEpilogue kEpilogue, typename Y, int... kCounts>
+Kernel KernelOf(int padded_tokens, std::integer_sequence<int, kCounts...>) {
+  Kernel kernel = nullptr;
+  ((kernel = padded_tokens == kCounts ? TensorLinearKernel<kCounts, kEpilogue, Y> : kernel), ...);
+  return kernel;
+}
+
 template <LinearEpilogue kEpilogue, typename Y>
 Kernel KernelFor(int padded_tokens) {
-  switch (padded_tokens) {
-    case 8:
-      return TensorLinearKernel<8, kEpilogue, Y>;
-    case 16:
-      return TensorLinearKernel<16, kEpilogue, Y>;
-    case 32:
-      return TensorLinearKernel<32, kEpilogue, Y>;
-    case 64:
-      return TensorLinearKernel<64, kEpilogue, Y>;
-    case 96:
-      return TensorLinearKernel<96, kEpilogue, Y>;
-    default:
-      return TensorLinearKernel<128, kEpilogue, Y>;
-  }
+  return KernelOf<kEpilogue, Y>(padded_tokens, PaddedTokenCounts());
 }
 
 Kernel KernelFor(const LinearParams& p, int padded_tokens) {

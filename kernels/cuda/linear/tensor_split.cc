@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <iterator>
 
 namespace parallax::kernels::cuda {
 namespace {
@@ -11,7 +12,11 @@ constexpr int kBarrierBytes = (2 * kTensorMaxStages + 2) * 8;
 // the next one's products off. With one, they would wait for a stage that they hold.
 constexpr int kMinStages = 3;
 
-constexpr int kPaddedTokens[] = {8, 16, 32, 64, 96, 128};
+template <int... kCounts>
+int LeastOf(int tokens, std::integer_sequence<int, kCounts...>) {
+  constexpr int kAscending[] = {kCounts...};
+  return *std::lower_bound(std::begin(kAscending), std::end(kAscending) - 1, tokens);
+}
 
 int CeilDiv(int a, int b) { return (a + b - 1) / b; }
 
@@ -52,9 +57,7 @@ double ExchangeNanoseconds(const TensorShape& shape, int cluster) {
 
 }  // namespace
 
-int PaddedTokens(int tokens) {
-  return *std::lower_bound(std::begin(kPaddedTokens), std::end(kPaddedTokens) - 1, tokens);
-}
+int PaddedTokens(int tokens) { return LeastOf(tokens, PaddedTokenCounts()); }
 
 // Hopper has 228 KB an SM and takes 1 KB of it for each CTA.
 int TensorSharedBytes(int ctas_per_sm) { return (228 / ctas_per_sm - 1) * 1024; }

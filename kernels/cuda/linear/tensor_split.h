@@ -9,6 +9,7 @@
 #define PARALLAX_KERNELS_CUDA_LINEAR_TENSOR_SPLIT_H_
 
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/linear.h"
@@ -22,7 +23,11 @@ inline constexpr int kTensorWeightBytes = kTensorTileRows * kTensorStepBytes;  /
 inline constexpr int kTensorMaxStages = 14;
 inline constexpr int kTensorMaxCluster = 8;
 
-// The columns of the kernel's products: 8, 16, 32, 64, 96 or 128.
+// The columns that the kernel's products may have. The decode steps' own sizes are multiples of 8:
+// finer than this, the kernels would be more than they save.
+using PaddedTokenCounts = std::integer_sequence<int, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128>;
+
+// The least of them that has place for so many.
 int PaddedTokens(int tokens);
 
 // The tokens whose partial sums are exchanged at a time: all, or half of many.

@@ -105,7 +105,8 @@ class Oracle {
 };
 
 TEST(TensorLinearTest, EveryTokenCountEpilogueAndSplit) {
-  for (int tokens : {1, 5, 8, 9, 16, 17, 31, 32, 33, 64, 65, 96, 97, 100, 128}) {
+  for (int tokens : {1,  5,  8,  9,  16, 17, 24, 25,  31,  32,  33, 48,
+                     49, 64, 65, 80, 81, 96, 97, 100, 112, 113, 128}) {
     // Neither is a multiple of its tile: 328 rows are 2.6 tiles, 584 inputs 9.1 steps.
     for (LinearEpilogue epilogue : kEpilogues) {
       const int outputs = epilogue == LinearEpilogue::kSiluAndMul ? 336 : 328;
@@ -171,7 +172,7 @@ TEST(TensorLinearTest, ATokenIsBitForBitTheSameBesideAnyOthers) {
   constexpr int kMost = 128;
   LinearProblem problem(kMost, 128 * 40, 2048, LinearEpilogue::kStore, 6);
   std::vector<float> all[kMaxTensorTokens + 1];  // by cluster
-  for (int tokens : {128, 100, 96, 65, 64, 33, 32, 17, 16, 9, 8, 5, 1}) {
+  for (int tokens : {128, 112, 100, 96, 80, 65, 64, 48, 33, 32, 24, 17, 16, 9, 8, 5, 1}) {
     problem.params.tokens = tokens;
     for (const TensorLinearSplit& split : SplitsOf(problem)) {
       std::vector<float> some = RunLayer(problem, split, problem.width());
