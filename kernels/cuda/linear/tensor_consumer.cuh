@@ -15,15 +15,6 @@
 
 namespace parallax::kernels::cuda {
 
-__device__ inline float4 LoadShared(uint32_t address) {
-  float4 value;
-  asm volatile("ld.shared::cta.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
-               : "r"(address)
-               : "memory");
-  return value;
-}
-
 template <int kTokens, LinearEpilogue kEpilogue, typename Y>
 class TensorConsumer {
  public:

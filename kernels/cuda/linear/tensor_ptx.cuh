@@ -1,11 +1,12 @@
-// The PTX instructions of TensorLinear that decode_ptx_sm90.cuh does not have: tensor copies, and
-// arrivals at a barrier of another CTA.
+// The PTX instructions of TensorLinear that decode_ptx_sm90.cuh does not have: tensor copies,
+// arrivals at a barrier of another CTA, loads from shared memory.
 //
 // Thread safety: device code.
 #ifndef PARALLAX_KERNELS_CUDA_LINEAR_TENSOR_PTX_CUH_
 #define PARALLAX_KERNELS_CUDA_LINEAR_TENSOR_PTX_CUH_
 
 #include <cuda.h>
+#include <cuda_runtime_api.h>
 
 #include <cstdint>
 
@@ -58,6 +59,16 @@ __device__ inline void CopyGroupBox(uint32_t destination, const CUtensorMap& map
 // at cluster scope it would also wait for this thread's stores to global memory.
 __device__ inline void ArriveRemote(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// 16 bytes of the own shared memory.
+__device__ inline float4 LoadShared(uint32_t address) {
+  float4 value;
+  asm volatile("ld.shared::cta.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
 }
 
 }  // namespace parallax::kernels::cuda
