@@ -73,7 +73,9 @@ struct TensorLinearSplit {
 };
 
 // Of layers with 1..128 tokens, N a multiple of 8 (16 for kSiluAndMul) and K of 8: the splits that
-// fit GPU `device`, the one expected to be fastest first. None for other layers and GPUs.
+// fit GPU `device`, the one expected to be fastest first. None for other layers and GPUs. The first
+// call of this or the two below for a GPU, which must be the current one, loads TensorLinear's
+// kernels.
 std::vector<TensorLinearSplit> TensorLinearSplits(const LinearParams& params, int device);
 
 // Whether `split` is one that TensorLinear can run the layer with.

@@ -127,19 +127,34 @@ struct Launch {
   cudaLaunchAttribute attributes[2];
 };
 
-// All that a CTA can have, whatever this launch takes: the limit is the kernel's, not the launch's.
-void AllowSharedBytes(Kernel kernel) {
+// Loads a kernel, which would otherwise happen in the first launch of its width, in the middle of
+// serving; and lets it have all the shared memory of an SM.
+void Prepare(Kernel kernel) {
+  cudaFuncAttributes attributes;
+  CheckCuda(cudaFuncGetAttributes(&attributes, kernel), kOp, "loading");
   CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  TensorSharedBytes(1)),
             kOp, "shared memory");
 }
 
-// No formula gives the clusters that fit: which SMs of a GPU are switched off differs.
+template <LinearEpilogue kEpilogue, typename Y, int... kCounts>
+void PrepareWidths(std::integer_sequence<int, kCounts...>) {
+  (Prepare(TensorLinearKernel<kCounts, kEpilogue, Y>), ...);
+}
+
+void PrepareKernels() {
+  PrepareWidths<LinearEpilogue::kStore, float>(PaddedTokenCounts());
+  PrepareWidths<LinearEpilogue::kStore, __nv_bfloat16>(PaddedTokenCounts());
+  PrepareWidths<LinearEpilogue::kAccumulate, float>(PaddedTokenCounts());
+  PrepareWidths<LinearEpilogue::kSiluAndMul, __nv_bfloat16>(PaddedTokenCounts());
+}
+
+// No formula gives the clusters that fit: which SMs of a GPU are switched off differs. REQUIRES:
+// the kernels are prepared.
 TensorDevice ReadDevice(int device) {
   TensorDevice limits;
   limits.num_sms = DeviceAttribute(cudaDevAttrMultiProcessorCount, device);
   const Kernel kernel = TensorLinearKernel<8, LinearEpilogue::kStore, float>;
-  AllowSharedBytes(kernel);
   for (int ctas_per_sm : {1, 2}) {
     for (int shift = 0; 1 << shift <= kTensorMaxCluster; ++shift) {
       int& clusters = limits.clusters[shift][ctas_per_sm - 1];
@@ -153,13 +168,14 @@ TensorDevice ReadDevice(int device) {
   return limits;
 }
 
-// Facts of the GPUs, asked once each.
-const TensorDevice& DeviceLimits(int device) {
+// Facts of the GPUs, asked once each; the kernels are ready then.
+const TensorDevice& PreparedDevice(int device) {
   static std::mutex mutex;
   static std::map<int, TensorDevice> known;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = known.find(device);
   if (found != known.end()) return found->second;
+  PrepareKernels();
   return known.emplace(device, ReadDevice(device)).first->second;
 }
 
@@ -237,12 +253,12 @@ bool IsHopper(int device) {
 
 std::vector<TensorLinearSplit> TensorLinearSplits(const LinearParams& params, int device) {
   if (!IsHopper(device) || !TakesShape(params)) return {};
-  return RankedSplits(TensorShape(params), DeviceLimits(device));
+  return RankedSplits(TensorShape(params), PreparedDevice(device));
 }
 
 bool TensorLinearTakes(const LinearParams& params, const TensorLinearSplit& split, int device) {
   return IsHopper(device) && TakesShape(params) &&
-         LayOut(TensorShape(params), split, DeviceLimits(device)).has_value();
+         LayOut(TensorShape(params), split, PreparedDevice(device)).has_value();
 }
 
 void TensorLinear(const LinearParams& params, const TensorLinearSplit& split,
@@ -252,12 +268,11 @@ void TensorLinear(const LinearParams& params, const TensorLinearSplit& split,
   Check(IsHopper(device), kOp, "device", "of compute capability 9.x, ordinal", device);
   CheckParams(params);
   const TensorShape shape(params);
-  const std::optional<TensorLayout> layout = LayOut(shape, split, DeviceLimits(device));
+  const std::optional<TensorLayout> layout = LayOut(shape, split, PreparedDevice(device));
   Check(layout.has_value(), kOp, "split", "one that fits; CTAs in a cluster", split.cluster);
 
   const TensorArgs args = MakeArgs(params, split, shape, *layout);
   const Kernel kernel = KernelFor(params, shape.tokens);
-  AllowSharedBytes(kernel);
   Launch launch(layout->clusters * split.cluster, split.cluster, layout->bytes);
   launch.config.stream = stream.cuda_stream();
   if (params.programmatic_launch) launch.AllowProgrammatic();
