@@ -44,10 +44,10 @@ class LinearPlans {
   static size_t WorkspaceBytes(int max_tokens, int max_silu_outputs);
 
   // Times the candidates for token counts up to each layer's `tokens`. `layers` are the model's
-  // layers as Run will see them; those of one shape take turns, so that their weights are read
-  // from memory and not from the cache. Overwrites their outputs and the workspace; waits for the
-  // stream. Shapes that Restore() brought are not timed again, but run once: nothing is loaded
-  // later.
+  // layers as Run will see them, in its order: the best few candidates of each shape are compared
+  // in a chain of the first layers, as what a layer costs depends on the ones beside it. Overwrites
+  // their outputs and the workspace; waits for the stream. Shapes that Restore() brought are not
+  // timed again, but run once: nothing is loaded later.
   void Tune(std::span<const LinearParams> layers, std::span<std::byte> workspace,
             const Stream& stream);
 

@@ -10,8 +10,6 @@
 namespace parallax::kernels::cuda {
 namespace {
 
-constexpr int kReplays = 5;  // the first of them warms up
-
 void CheckClock(cudaError_t error) { CheckCuda(error, "LinearPlans", "timing"); }
 
 template <auto kDestroy>
@@ -48,7 +46,7 @@ Event MakeEvent() {
 
 }  // namespace
 
-double TimeLaunches(const Stream& stream, const std::function<void()>& launch) {
+double TimeLaunches(const Stream& stream, int replays, const std::function<void()>& launch) {
   const Graph graph = Capture(stream.cuda_stream(), launch);
   cudaGraphExec_t instance = nullptr;
   CheckClock(cudaGraphInstantiate(&instance, graph.get(), 0));
@@ -56,7 +54,7 @@ double TimeLaunches(const Stream& stream, const std::function<void()>& launch) {
   const Event begin = MakeEvent();
   const Event end = MakeEvent();
   float least = std::numeric_limits<float>::infinity();
-  for (int i = 0; i < kReplays; ++i) {
+  for (int i = 0; i <= replays; ++i) {
     CheckClock(cudaEventRecord(begin.get(), stream.cuda_stream()));
     CheckClock(cudaGraphLaunch(executable.get(), stream.cuda_stream()));
     CheckClock(cudaEventRecord(end.get(), stream.cuda_stream()));

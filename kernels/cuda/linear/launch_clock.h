@@ -11,9 +11,9 @@
 
 namespace parallax::kernels::cuda {
 
-// The least milliseconds of a few replays of what `launch` enqueues on the stream, which must not
-// be a device's default stream.
-double TimeLaunches(const Stream& stream, const std::function<void()>& launch);
+// The least milliseconds of so many replays, after a first one, of what `launch` enqueues on the
+// stream, which must not be a device's default stream.
+double TimeLaunches(const Stream& stream, int replays, const std::function<void()>& launch);
 
 }  // namespace parallax::kernels::cuda
 

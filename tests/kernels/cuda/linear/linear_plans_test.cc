@@ -78,6 +78,38 @@ TEST_F(LinearPlansTest, OneTunedPlanServesItsWholeBucketAndARestoredOneRepeatsIt
   }
 }
 
+// Compared in a chain, of layers with different numbers of tokens; one shape is tuned already.
+TEST_F(LinearPlansTest, ShapesTunedTogetherAreRightAndRestoredOnesStay) {
+  LinearProblem gate_up(100, 768, 256, LinearEpilogue::kSiluAndMul, 3);
+  LinearProblem down(100, 256, 384, LinearEpilogue::kAccumulate, 5);
+  LinearProblem head(12, 1024, 256, LinearEpilogue::kStore, 2);
+  LinearProblem* const problems[] = {&gate_up, &down, &head};
+  DeviceArray<float> y(100 * 1024);
+  for (LinearProblem* problem : problems) problem->params.y = y.data();
+  LinearPlans first(device_);
+  first.Tune(std::vector<LinearParams>(2, down.params), workspace(), stream());
+  const std::string text = first.Serialize();
+
+  LinearPlans plans(device_);
+  ASSERT_TRUE(plans.Restore(text));
+  std::vector<LinearParams> layers;
+  for (int layer = 0; layer < 3; ++layer) {
+    layers.insert(layers.end(), {gate_up.params, down.params});
+  }
+  layers.push_back(head.params);
+  plans.Tune(layers, workspace(), stream());
+  for (size_t line = 0, end; (end = text.find('\n', line)) != std::string::npos; line = end + 1) {
+    EXPECT_NE(plans.Serialize().find(text.substr(line, end - line)), std::string::npos);
+  }
+  for (LinearProblem* problem : problems) {
+    const float initial = problem == &down ? 3.0f : kPoison;
+    for (int tokens = problem->params.tokens; tokens >= 1; tokens /= 2) {
+      problem->params.tokens = tokens;
+      ExpectRight(*problem, RunBy(plans), initial);
+    }
+  }
+}
+
 TEST_F(LinearPlansTest, RefusesPlansThatAreDamagedOrOfAnotherMachine) {
   LinearProblem problem(40, 64, 64, LinearEpilogue::kStore, 2);
   LinearPlans plans(device_);

@@ -1,0 +1,179 @@
+#include "kernels/cuda/linear/linear_runner.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "kernels/check.h"
+#include "kernels/cuda/linear/add_bias.h"
+#include "kernels/cuda/silu_and_mul.h"
+
+namespace parallax::kernels::cuda {
+namespace {
+
+constexpr char kOp[] = "LinearPlans";
+
+// What cuBLASLt is documented to profit from on Hopper.
+constexpr size_t kCublasLtWorkspaceBytes = size_t{32} << 20;
+constexpr int kCandidates = 8;
+// Below, SkinnyLinear is not compared: TensorLinear computes no fewer columns.
+constexpr int kMinTensorBucket = 8;
+
+void CheckAligned(const void* pointer, const char* operand) {
+  Check(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, kOp, operand,
+        "16-byte aligned; address modulo 16",
+        static_cast<double>(reinterpret_cast<uintptr_t>(pointer) % 16));
+}
+
+}  // namespace
+
+void CheckLinearParams(const LinearParams& p) {
+  const int width = IsSilu(p) ? p.num_outputs / 2 : p.num_outputs;
+  const int granule = IsSilu(p) ? 16 : 8;
+  Check(p.x && p.weight && p.y, kOp, "x, weight, y", "given; null operands",
+        !p.x + !p.weight + !p.y);
+  Check(p.tokens >= 0, kOp, "tokens", "non-negative", p.tokens);
+  Check(p.num_outputs > 0 && p.num_outputs % granule == 0, kOp, "num_outputs",
+        IsSilu(p) ? "a positive multiple of 16" : "a positive multiple of 8", p.num_outputs);
+  Check(p.num_inputs > 0 && p.num_inputs % 8 == 0, kOp, "num_inputs", "a positive multiple of 8",
+        p.num_inputs);
+  Check(p.x_stride == 0 || (p.x_stride >= p.num_inputs && p.x_stride % 8 == 0), kOp, "x_stride",
+        "0, or a multiple of 8 no less than num_inputs", static_cast<double>(p.x_stride));
+  Check(p.y_stride == 0 || (p.y_stride >= width && p.y_stride % 8 == 0), kOp, "y_stride",
+        "0, or a multiple of 8 no less than y's width", static_cast<double>(p.y_stride));
+  const bool is_float = p.y_dtype == DType::kFloat32;
+  Check(is_float ? !IsSilu(p)
+                 : p.y_dtype == DType::kBFloat16 && p.epilogue != LinearEpilogue::kAccumulate,
+        kOp, "y_dtype", "bfloat16 (kStore, kSiluAndMul) or float32 (kStore, kAccumulate)",
+        static_cast<double>(p.y_dtype));
+  CheckAligned(p.x, "x");
+  CheckAligned(p.weight, "weight");
+  CheckAligned(p.bias, "bias");
+  CheckAligned(p.y, "y");
+}
+
+// False where the layer's plan is not TensorLinear, or is one that it does not take: plans come
+// from files as well.
+bool LinearRunner::RunTensor(const LinearParams& params, const Stream& stream) {
+  if (!MayBeTensor(params)) return false;
+  const auto found = plans_.find(KeyOf(params));
+  if (found == plans_.end() || found->second.kernel != PlanKernel::kTensor) return false;
+  if (!TensorLinearTakes(params, found->second.split, stream.device().index)) return false;
+  TensorLinear(params, found->second.split, stream);
+  return true;
+}
+
+// The one of the product's plan. A plan without one gets the first that cuBLASLt proposes.
+const cublasLtMatmulAlgo_t& LinearRunner::AlgorithmOf(const LinearParams& product) {
+  const PlanKey key = KeyOf(product);
+  const auto found = plans_.find(key);
+  if (found != plans_.end() && found->second.kernel == PlanKernel::kCublasLt) {
+    return found->second.algorithm;
+  }
+  const auto candidates = MatmulOf(key.shape).Candidates(key.bucket, kCublasLtWorkspaceBytes, 1);
+  return plans_.insert_or_assign(key, Plan{.algorithm = candidates.front()})
+      .first->second.algorithm;
+}
+
+// REQUIRES: strides are given, and the workspace is large enough.
+void LinearRunner::RunCublasLt(const LinearParams& params, std::span<std::byte> workspace,
+                               const Stream& stream) {
+  LinearParams product = params;
+  if (IsSilu(params)) {
+    product.y = workspace.data() + kCublasLtWorkspaceBytes;
+    product.y_stride = params.num_outputs;
+  }
+  Multiply(product, workspace.first(kCublasLtWorkspaceBytes), stream);
+  if (params.bias != nullptr && params.y_dtype == DType::kFloat32) AddBias(params, stream);
+  if (!IsSilu(params)) return;
+  const Device device = stream.device();
+  const ConstTensorView gate_up(product.y, DType::kBFloat16, {params.tokens, params.num_outputs},
+                                device);
+  TensorView out(params.y, DType::kBFloat16, {params.tokens, params.num_outputs / 2}, device);
+  out.strides[0] = params.y_stride;
+  SiluAndMul(gate_up, out, stream);
+}
+
+void LinearRunner::Multiply(const LinearParams& product, std::span<std::byte> workspace,
+                            const Stream& stream) {
+  const MatmulShape shape = ShapeOf(product);
+  const auto exception = exceptions_.find({shape, IsSilu(product), product.tokens});
+  const cublasLtMatmulAlgo_t& algorithm =
+      exception != exceptions_.end() ? exception->second : AlgorithmOf(product);
+  if (MatmulOf(shape).Run(product, algorithm, workspace, stream)) return;
+  MultiplyAsProposed(product, workspace, stream);
+}
+
+// By the first algorithm that takes this very number of tokens, from now on.
+void LinearRunner::MultiplyAsProposed(const LinearParams& product, std::span<std::byte> workspace,
+                                      const Stream& stream) {
+  const MatmulShape shape = ShapeOf(product);
+  Matmul& matmul = MatmulOf(shape);
+  for (const cublasLtMatmulAlgo_t& algorithm :
+       matmul.Candidates(product.tokens, workspace.size(), kCandidates)) {
+    if (!matmul.Run(product, algorithm, workspace, stream)) continue;
+    exceptions_.insert_or_assign({shape, IsSilu(product), product.tokens}, algorithm);
+    return;
+  }
+  ThrowKernelError(kOp, "tokens",
+                   "must be a number that cuBLASLt takes, is " + std::to_string(product.tokens));
+}
+
+void LinearRunner::Run(const LinearParams& params, std::span<std::byte> workspace,
+                       const Stream& stream) {
+  if (params.tokens == 0) return;
+  if (RunTensor(params, stream)) return;
+  if (IsSkinny(params)) return SkinnyLinear(params, stream);
+  CheckLinearParams(params);
+  CheckAligned(workspace.data(), "workspace");
+  CheckAtLeast(
+      kOp, "workspace bytes", static_cast<int64_t>(workspace.size()),
+      static_cast<int64_t>(WorkspaceBytes(params.tokens, IsSilu(params) ? params.num_outputs : 0)));
+  LinearParams strided = params;
+  if (strided.x_stride == 0) strided.x_stride = params.num_inputs;
+  if (strided.y_stride == 0) {
+    strided.y_stride = IsSilu(params) ? params.num_outputs / 2 : params.num_outputs;
+  }
+  RunCublasLt(strided, workspace, stream);
+}
+
+std::vector<Plan> LinearRunner::Candidates(const LinearParams& layer) {
+  const PlanKey key = KeyOf(layer);
+  std::vector<Plan> plans;
+  if (IsSkinny(layer)) {
+    plans.push_back({.kernel = PlanKernel::kSkinny});
+  } else {
+    for (const cublasLtMatmulAlgo_t& algorithm :
+         MatmulOf(key.shape).Candidates(key.bucket, kCublasLtWorkspaceBytes, kCandidates)) {
+      plans.push_back({.algorithm = algorithm});
+    }
+  }
+  if (key.bucket >= kMinTensorBucket && MayBeTensor(layer)) {
+    for (const TensorLinearSplit& split : TensorLinearSplits(layer, device_.index)) {
+      plans.push_back({.kernel = PlanKernel::kTensor, .split = split});
+    }
+  }
+  return plans;
+}
+
+bool LinearRunner::Try(const LinearParams& layer, const Plan& plan, std::span<std::byte> workspace,
+                       const Stream& stream) {
+  const PlanKey key = KeyOf(layer);
+  const PlanKey refusal{key.shape, key.gated, layer.tokens};  // where Run notes it
+  plans_.insert_or_assign(key, plan);
+  exceptions_.erase(refusal);
+  Run(layer, workspace, stream);
+  return !exceptions_.contains(refusal);
+}
+
+void LinearRunner::AdoptAll(Plans plans) {
+  plans.merge(plans_);
+  plans_ = std::move(plans);
+}
+
+size_t LinearRunner::WorkspaceBytes(int tokens, int silu_outputs) {
+  return kCublasLtWorkspaceBytes +
+         sizeof(__nv_bfloat16) * static_cast<size_t>(tokens) * silu_outputs;
+}
+
+}  // namespace parallax::kernels::cuda

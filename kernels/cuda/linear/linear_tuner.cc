@@ -1,0 +1,189 @@
+#include "kernels/cuda/linear/linear_tuner.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/cuda/linear/launch_clock.h"
+
+namespace parallax::kernels::cuda {
+namespace {
+
+// Layers of one shape that take turns in a timing: 16 weights of the smallest models fill an L2.
+constexpr size_t kTimedLayers = 16;
+constexpr int kReplays = 4;
+// A chain is long beside the L2 and beside what starting it costs. It is replayed more often: its
+// times differ by less.
+constexpr size_t kChainWeightBytes = size_t{512} << 20;
+constexpr int kChainReplays = 12;
+// How much less than the least time so far counts as less, lest one start's plans differ from the
+// next one's by chance.
+constexpr double kClearlyLess = 0.995;
+// What a shape keeps to choose from in the chain: the best splits of TensorLinear, the best of all
+// else, and of these what is not far behind.
+constexpr int kTensorFinalists = 3;
+constexpr int kOtherFinalists = 1;
+constexpr double kFarBehind = 1.25;
+
+struct TimedPlan {
+  Plan plan;
+  double time = 0.0;
+};
+
+bool IsTensor(const Plan& plan) { return plan.kernel == PlanKernel::kTensor; }
+
+std::vector<Plan> BestOf(std::vector<TimedPlan> timed) {
+  std::stable_sort(timed.begin(), timed.end(),
+                   [](const auto& a, const auto& b) { return a.time < b.time; });
+  std::vector<Plan> best;
+  int places[] = {kOtherFinalists, kTensorFinalists};
+  for (const TimedPlan& candidate : timed) {
+    if (candidate.time > kFarBehind * timed.front().time) break;
+    if (places[IsTensor(candidate.plan)]-- > 0) best.push_back(candidate.plan);
+  }
+  return best;
+}
+
+// Those of each shape that have the most tokens: with fewer the others' buckets would not fit.
+std::vector<LinearParams> WithMostTokens(std::span<const LinearParams> layers) {
+  std::map<std::pair<MatmulShape, bool>, int> most;
+  for (const LinearParams& layer : layers) {
+    int& tokens = most[{ShapeOf(layer), IsSilu(layer)}];
+    tokens = std::max(tokens, layer.tokens);
+  }
+  std::vector<LinearParams> kept(layers.begin(), layers.end());
+  std::erase_if(kept, [&](const LinearParams& layer) {
+    return layer.tokens < most[{ShapeOf(layer), IsSilu(layer)}];
+  });
+  return kept;
+}
+
+// Those that a plan of the bucket can be for, with as many tokens as it may have.
+std::vector<LinearParams> InBucket(std::span<const LinearParams> layers, int bucket) {
+  std::vector<LinearParams> kept;
+  for (const LinearParams& layer : layers) {
+    if (layer.tokens == 0 || BucketOf(layer.tokens) < bucket) continue;
+    kept.push_back(layer);
+    kept.back().tokens = std::min(layer.tokens, bucket);
+  }
+  return kept;
+}
+
+// The first layers, up to where the model's first shape comes again and they are enough.
+std::span<const LinearParams> ChainOf(std::span<const LinearParams> layers) {
+  size_t bytes = 0;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const bool starts_again = i > 0 && KeyOf(layers[i]) == KeyOf(layers[0]);
+    if (bytes >= kChainWeightBytes && starts_again) return layers.first(i);
+    bytes += sizeof(__nv_bfloat16) * layers[i].num_outputs * layers[i].num_inputs;
+  }
+  return layers;
+}
+
+}  // namespace
+
+void LinearTuner::Tune(std::span<const LinearParams> layers) {
+  int most_tokens = 0;
+  for (const LinearParams& layer : layers) {
+    CheckLinearParams(layer);
+    most_tokens = std::max(most_tokens, layer.tokens);
+  }
+  const std::vector<LinearParams> timed = WithMostTokens(layers);
+  for (int bucket = 1; bucket < 2 * most_tokens; bucket *= 2) TuneBucket(InBucket(timed, bucket));
+}
+
+void LinearTuner::TuneBucket(std::span<const LinearParams> layers) {
+  std::map<PlanKey, std::vector<LinearParams>> shapes;
+  for (const LinearParams& layer : layers) shapes[KeyOf(layer)].push_back(layer);
+  Finalists finalists;
+  for (const auto& [key, group] : shapes) {
+    if (runner_.HasPlan(key)) {
+      // Restored. What its kernel brings to the device is loaded by a first run: this one.
+      Run(group.front());
+      continue;
+    }
+    std::vector<Plan> plans = Rank(group);
+    Try(group.front(), plans.front());
+    if (plans.size() > 1) finalists.emplace(key, std::move(plans));
+  }
+  ChooseInChain(ChainOf(layers), finalists);
+}
+
+// The best candidates for layers of one shape. One that refuses these tokens, when Run takes
+// another algorithm, is returned only where all do.
+std::vector<Plan> LinearTuner::Rank(std::span<const LinearParams> layers) {
+  const LinearParams& first = layers.front();
+  const std::span<const LinearParams> turns = layers.first(std::min(layers.size(), kTimedLayers));
+  const std::vector<Plan> candidates = runner_.Candidates(first);
+  std::vector<TimedPlan> timed;
+  for (const Plan& candidate : candidates) {
+    if (!Try(first, candidate)) continue;
+    const auto launch = [&] {
+      for (const LinearParams& layer : turns) Run(layer);
+    };
+    timed.push_back({candidate, TimeLaunches(stream_, kReplays, launch)});
+  }
+  if (timed.empty()) return {candidates.front()};
+  return BestOf(std::move(timed));
+}
+
+// REQUIRES: every layer has a plan. One pass over the shapes: each takes the plan that is fastest
+// with what the others have by then. A shape that the chain lacks (the head) keeps what it has.
+void LinearTuner::ChooseInChain(std::span<const LinearParams> chain, const Finalists& finalists) {
+  Finalists contested;
+  for (const LinearParams& layer : chain) {
+    const auto found = finalists.find(KeyOf(layer));
+    if (found != finalists.end()) contested.insert(*found);
+  }
+  if (contested.empty()) return;
+  const auto launch = [&] {
+    for (const LinearParams& layer : chain) Run(layer);
+  };
+  const auto time = [&] { return TimeLaunches(stream_, kChainReplays, launch); };
+  double least = time();
+  ChooseStart(contested, time, least);
+  for (const auto& [key, plans] : contested) ChooseOne(key, plans, time, least);
+}
+
+// A kernel that starts early gains only behind one that lets it: to change one shape at a time may
+// never get from one family of kernels to the other. So all shapes' best of each family are also
+// compared with the best of all.
+void LinearTuner::ChooseStart(const Finalists& finalists, const std::function<double()>& time,
+                              double& least) {
+  const auto adopt_all = [&](const std::map<PlanKey, Plan>& plans) {
+    for (const auto& [key, plan] : plans) runner_.Adopt(key, plan);
+  };
+  std::map<PlanKey, Plan> best;
+  for (const auto& [key, plans] : finalists) best.emplace(key, plans.front());
+  for (const bool tensor : {true, false}) {
+    std::map<PlanKey, Plan> family = best;
+    for (const auto& [key, plans] : finalists) {
+      const auto found = std::find_if(plans.begin(), plans.end(),
+                                      [&](const Plan& plan) { return IsTensor(plan) == tensor; });
+      if (found != plans.end()) family[key] = *found;
+    }
+    adopt_all(family);
+    const double family_time = time();
+    if (family_time < kClearlyLess * least) {
+      least = family_time;
+      best = std::move(family);
+    }
+  }
+  adopt_all(best);
+}
+
+void LinearTuner::ChooseOne(const PlanKey& key, const std::vector<Plan>& plans,
+                            const std::function<double()>& time, double& least) {
+  Plan best = runner_.PlanOf(key);
+  for (const Plan& plan : plans) {
+    if (plan == best) continue;
+    runner_.Adopt(key, plan);
+    const double plan_time = time();
+    if (plan_time < kClearlyLess * least) {
+      least = plan_time;
+      best = plan;
+    }
+  }
+  runner_.Adopt(key, best);
+}
+
+}  // namespace parallax::kernels::cuda
