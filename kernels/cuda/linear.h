@@ -68,14 +68,17 @@ struct TensorLinearSplit {
   int cluster = 1;  // CTAs that share a tile of 128 outputs, each a part of its inputs: 1, 2, 4, 8
   int ctas_per_sm = 1;  // 2 leaves each CTA half of an SM's shared memory
   bool keep_x = false;  // where a CTA takes several tiles: its part of x stays in shared memory
+  // With one CTA an SM and up to 64 tokens: it leaves half of the shared memory to the kernel
+  // behind, whose copies start while this one runs.
+  bool half_ring = false;
 
   auto operator<=>(const TensorLinearSplit&) const = default;
 };
 
 // Of layers with 1..128 tokens, N a multiple of 8 (16 for kSiluAndMul) and K of 8: the splits that
-// fit GPU `device`, the one expected to be fastest first. None for other layers and GPUs. The first
-// call of this or the two below for a GPU, which must be the current one, loads TensorLinear's
-// kernels.
+// fit GPU `device` and may be the fastest, the one expected to be first. None for other layers and
+// GPUs. The first call of this or the two below for a GPU, which must be the current one, loads
+// TensorLinear's kernels.
 std::vector<TensorLinearSplit> TensorLinearSplits(const LinearParams& params, int device);
 
 // Whether `split` is one that TensorLinear can run the layer with.

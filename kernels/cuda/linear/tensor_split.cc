@@ -33,26 +33,57 @@ int SumsBytes(const TensorShape& shape, int cluster) {
   return cluster == 1 ? 0 : kTensorTileRows * ExchangeTokens(shape.tokens) * 4;
 }
 
-// Bytes a nanosecond, of an H200: what its memory reads, what the L2 is believed to give all SMs
-// and one of them.
-constexpr double kMemoryRate = 4670;
+// An H200, fitted to the times of every split of three models' layers at 16 and 64 tokens. Bytes a
+// nanosecond: what its memory reads in practice, and what the L2 gives all SMs.
+constexpr double kMemoryRate = 4500;
 constexpr double kL2Rate = 6500;
-constexpr double kSmRate = 60;
-constexpr double kMemoryLatency = 900;  // nanoseconds, of a busy memory
+constexpr double kMemoryLatency = 830;  // nanoseconds, of a busy memory
+// How far from the model's own best a split may be the fastest: within 3 % of the fastest were
+// some at up to 1.33 times. Beyond 64 tokens it was not compared with anything.
+constexpr double kWorthTiming = 1.5;
+constexpr int kMaxFittedTokens = 64;
+// A half ring of fewer stages would not cover the memory's latency.
+constexpr int kMinHalfRingStages = 4;
+// With so many, three stages are left to a CTA that shares its SM with another: too few.
+constexpr int kMaxPairedTokens = 48;
+// With no more, the best split that reads x for every tile is within 1.1 % of the best that keeps
+// it.
+constexpr int kMaxRereadTokens = 64;
 
-// `ctas` run side by side, each reading so many bytes of W and x.
+// `ctas` run side by side, each reading so many bytes of W and x. Memory is shared by SMs: where
+// some have two CTAs and others one, those take as long as if all had two.
 double ReadNanoseconds(int ctas, double weight_bytes, double x_bytes, int num_sms) {
-  const double sm_rate = kSmRate * std::min(1.0, static_cast<double>(num_sms) / std::max(ctas, 1));
-  return std::max({ctas * weight_bytes / kMemoryRate, ctas * (weight_bytes + x_bytes) / kL2Rate,
-                   (weight_bytes + x_bytes) / sm_rate});
+  const int equal = ctas > num_sms ? 2 * num_sms : ctas;
+  return std::max(equal * weight_bytes / kMemoryRate, ctas * (weight_bytes + x_bytes) / kL2Rate);
 }
 
-// From a tile's last product to its last store, beyond what a layer takes anyway: the latency of
-// sums through distributed shared memory, and the bytes that one CTA sends.
-double ExchangeNanoseconds(const TensorShape& shape, int cluster) {
-  if (cluster == 1) return 0;
-  const double bytes = 4.0 * kTensorTileRows * shape.tokens * (cluster - 1) / cluster;
-  return 300.0 * shape.tokens / ExchangeTokens(shape.tokens) + bytes / 40;
+// Of 64 inputs, in one CTA: what the multiplying warps take; or, where the ring is refilled, what
+// the latency of its copies allows. The warps hold one or two of its stages.
+double StepNanoseconds(const TensorShape& shape, int stages, bool refills) {
+  const double products = std::max(140 + 0.4 * shape.tokens, 2.3 * shape.tokens);
+  return refills ? std::max(products, kMemoryLatency / (stages - 1.5)) : products;
+}
+
+// From a tile's last product to the next tile's first: the store, and the sums' exchange before.
+double FinishNanoseconds(const TensorShape& shape, int cluster) {
+  return cluster == 1 ? 650 + 24 * shape.tokens : 350 + 29 * shape.tokens;
+}
+
+bool IsFullRing(const TensorLinearSplit& split) {
+  return split.ctas_per_sm == 1 && !split.half_ring;
+}
+
+// Whether the split may be the fastest, `full` being the one whose CTAs have an SM each.
+bool MayWin(const TensorShape& shape, const TensorLinearSplit& split, const TensorLayout& layout,
+            const std::optional<TensorLayout>& full, const TensorDevice& device) {
+  if (split.keep_x && shape.tokens <= kMaxRereadTokens) return false;
+  if (IsFullRing(split)) return true;
+  // What needs no more than half an SM is the same kernel twice.
+  if (full && full->bytes == layout.bytes && full->clusters == layout.clusters) return false;
+  if (split.ctas_per_sm == 2) return shape.tokens <= kMaxPairedTokens;
+  // Where a layer leaves half of the SMs idle, the one behind starts on those.
+  return layout.stages >= kMinHalfRingStages &&
+         2 * layout.clusters * split.cluster > device.num_sms;
 }
 
 }  // namespace
@@ -71,7 +102,9 @@ std::optional<TensorLayout> LayOut(const TensorShape& shape, const TensorLinearS
                                    const TensorDevice& device) {
   const int at_once = ClustersAtOnce(split, device);
   if (at_once == 0 || split.cluster > shape.steps) return std::nullopt;
-  if (split.ctas_per_sm > TensorCtasPerSm(shape.tokens)) return std::nullopt;
+  if (split.half_ring && split.ctas_per_sm != 1) return std::nullopt;  // a half anyway
+  const int sharing = split.half_ring ? 2 : split.ctas_per_sm;         // CTAs of an SM
+  if (sharing > TensorCtasPerSm(shape.tokens)) return std::nullopt;
   TensorLayout layout;
   layout.clusters = std::min(shape.tiles, at_once);
   const int tiles = CeilDiv(shape.tiles, layout.clusters);  // of one cluster, at most
@@ -79,7 +112,7 @@ std::optional<TensorLayout> LayOut(const TensorShape& shape, const TensorLinearS
   if (split.keep_x && tiles == 1) return std::nullopt;      // nothing to keep it for
   const int sums_bytes = SumsBytes(shape, split.cluster);
   const int slot_bytes = shape.tokens * kTensorStepBytes;
-  int room = TensorSharedBytes(split.ctas_per_sm) - sums_bytes - kBarrierBytes;
+  int room = TensorSharedBytes(sharing) - sums_bytes - kBarrierBytes;
   if (split.keep_x) room -= steps * slot_bytes;
   const int stage_bytes = kTensorWeightBytes + (split.keep_x ? 0 : slot_bytes);
   const int items = tiles * steps;
@@ -97,43 +130,55 @@ double EstimatedNanoseconds(const TensorShape& shape, const TensorLinearSplit& s
   const std::optional<TensorLayout> layout = LayOut(shape, split, device);
   const int clusters = layout->clusters;
   const int steps = CeilDiv(shape.steps, split.cluster);
-  const double weight_bytes = 1.0 * steps * kTensorWeightBytes;
-  const double x_bytes = 1.0 * steps * shape.tokens * kTensorStepBytes;
   const int full = shape.tiles / clusters;
   const int rest = shape.tiles % clusters;
-  const auto read = [&](int count, bool reads_x) {
-    return ReadNanoseconds(count * split.cluster, weight_bytes, reads_x ? x_bytes : 0,
-                           device.num_sms);
+  const int turns = full + (rest > 0 ? 1 : 0);
+  const double multiply =
+      steps * StepNanoseconds(shape, layout->stages, turns * steps > layout->stages);
+  const double finish = FinishNanoseconds(shape, split.cluster);
+  const double weight_bytes = 1.0 * steps * kTensorWeightBytes;
+  const double x_bytes = 1.0 * steps * shape.tokens * kTensorStepBytes;
+  const auto turn = [&](int count, bool reads_x) {
+    const double read =
+        ReadNanoseconds(count * split.cluster, weight_bytes, reads_x ? x_bytes : 0, device.num_sms);
+    return std::max(read, multiply);
   };
-  const double exchange = ExchangeNanoseconds(shape, split.cluster);
-  double time = exchange + read(clusters, true);
-  time += (full - 1) * read(clusters, !split.keep_x);
-  if (rest > 0) time += read(rest, !split.keep_x);
-  // While sums are exchanged no stage is freed: a short ring fills up, and the memory waits.
-  const int turns = full - 1 + (rest > 0 ? 1 : 0);
-  const double ring_bytes = 1.0 * layout->stages * kTensorWeightBytes;
-  const double ring_time = ring_bytes * clusters * split.cluster / kMemoryRate;
-  return time + turns * std::max(0.0, kMemoryLatency + exchange - ring_time);
+  double time = finish + turn(clusters, true);
+  time += (full - 1) * turn(clusters, !split.keep_x);
+  if (rest > 0) time += turn(rest, !split.keep_x);
+  // Copies go on while a tile is finished, products do not.
+  return std::max(time, turns * (multiply + finish));
 }
 
 std::vector<TensorLinearSplit> RankedSplits(const TensorShape& shape, const TensorDevice& device) {
-  std::vector<TensorLinearSplit> splits;
+  struct Ranked {
+    TensorLinearSplit split;
+    double time;
+  };
+  std::vector<Ranked> ranked;
   for (int cluster = 1; cluster <= kTensorMaxCluster; cluster *= 2) {
     for (bool keep_x : {false, true}) {
-      const TensorLinearSplit alone{.cluster = cluster, .ctas_per_sm = 1, .keep_x = keep_x};
+      const TensorLinearSplit alone{.cluster = cluster, .keep_x = keep_x};
       TensorLinearSplit paired = alone;
       paired.ctas_per_sm = 2;
-      const auto one = LayOut(shape, alone, device);
-      const auto two = LayOut(shape, paired, device);
-      // What needs no more than half an SM is the same kernel twice.
-      const bool same = one && two && one->bytes == two->bytes && one->clusters == two->clusters;
-      if (one) splits.push_back(alone);
-      if (two && !same) splits.push_back(paired);
+      TensorLinearSplit half = alone;
+      half.half_ring = true;
+      const std::optional<TensorLayout> full = LayOut(shape, alone, device);
+      for (const TensorLinearSplit& split : {alone, paired, half}) {
+        const std::optional<TensorLayout> layout = LayOut(shape, split, device);
+        if (!layout || !MayWin(shape, split, *layout, full, device)) continue;
+        ranked.push_back({split, EstimatedNanoseconds(shape, split, device)});
+      }
     }
   }
-  std::stable_sort(splits.begin(), splits.end(), [&](const auto& a, const auto& b) {
-    return EstimatedNanoseconds(shape, a, device) < EstimatedNanoseconds(shape, b, device);
-  });
+  std::stable_sort(ranked.begin(), ranked.end(),
+                   [](const Ranked& a, const Ranked& b) { return a.time < b.time; });
+  std::vector<TensorLinearSplit> splits;
+  for (const Ranked& candidate : ranked) {
+    const bool slow = candidate.time > kWorthTiming * ranked.front().time;
+    if (slow && shape.tokens <= kMaxFittedTokens) break;
+    splits.push_back(candidate.split);
+  }
   return splits;
 }
 

@@ -69,7 +69,8 @@ struct TensorLayout {
 std::optional<TensorLayout> LayOut(const TensorShape& shape, const TensorLinearSplit& split,
                                    const TensorDevice& device);
 
-// All that fit and differ, the fastest by a rough model of the H200's memory first.
+// Those that fit, differ and have won, or nearly, where all were timed on an H200; the fastest by a
+// rough model of it first.
 std::vector<TensorLinearSplit> RankedSplits(const TensorShape& shape, const TensorDevice& device);
 
 // That model. REQUIRES: the split fits.

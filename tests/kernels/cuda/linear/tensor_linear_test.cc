@@ -29,11 +29,22 @@ std::string NameOf(const LinearParams& p, const TensorLinearSplit& split) {
          std::to_string(static_cast<int>(p.epilogue)) +
          (p.y_dtype == DType::kFloat32 ? ", float32" : ", bfloat16") + ", cluster " +
          std::to_string(split.cluster) + ", " + std::to_string(split.ctas_per_sm) + " an SM" +
-         (split.keep_x ? ", x kept" : "");
+         (split.keep_x ? ", x kept" : "") + (split.half_ring ? ", half a ring" : "");
 }
 
 std::vector<TensorLinearSplit> SplitsOf(const LinearProblem& problem) {
-  return TensorLinearSplits(problem.params, 0);
+  std::vector<TensorLinearSplit> splits;
+  for (int cluster : {1, 2, 4, 8}) {
+    for (int ctas_per_sm : {1, 2}) {
+      for (bool keep_x : {false, true}) {
+        for (bool half_ring : {false, true}) {
+          const TensorLinearSplit split{cluster, ctas_per_sm, keep_x, half_ring};
+          if (TensorLinearTakes(problem.params, split, 0)) splits.push_back(split);
+        }
+      }
+    }
+  }
+  return splits;
 }
 
 // y as floats, [tokens + 2][stride]: the rows and columns that are not the layer's too.

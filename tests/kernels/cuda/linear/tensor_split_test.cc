@@ -26,7 +26,7 @@ TensorShape ShapeOf(int tokens, int outputs, int inputs) {
 void ExpectFits(const TensorShape& shape, const TensorLinearSplit& split) {
   const std::optional<TensorLayout> layout = LayOut(shape, split, kDevice);
   ASSERT_TRUE(layout.has_value());
-  EXPECT_LE(layout->bytes, split.ctas_per_sm == 1 ? 227 * 1024 : 113 * 1024);
+  EXPECT_LE(layout->bytes, split.ctas_per_sm == 1 && !split.half_ring ? 227 * 1024 : 113 * 1024);
   EXPECT_LE(layout->clusters, shape.tiles);
   EXPECT_LE(split.cluster, shape.steps);
   const int tiles = (shape.tiles + layout->clusters - 1) / layout->clusters;
@@ -49,6 +49,30 @@ TEST(TensorSplitTest, PadsTokens) {
     const int padded = PaddedTokens(tokens);
     EXPECT_GE(padded, tokens);
     EXPECT_TRUE(padded == 8 || padded < 2 * tokens);
+  }
+}
+
+// Of layers whose splits were all timed on an H200, those within 3 % of the best or the best of
+// their kind.
+TEST(TensorSplitTest, RanksWhatWasFastest) {
+  struct Timed {
+    int tokens, outputs, inputs;
+    TensorLinearSplit best;
+  };
+  const Timed timed[] = {
+      {16, 1024, 3072, {.cluster = 8}},  {16, 2048, 2048, {.cluster = 8, .ctas_per_sm = 2}},
+      {16, 12288, 2048, {.cluster = 2}}, {16, 10240, 4096, {.cluster = 4}},
+      {16, 4096, 12288, {.cluster = 2}}, {16, 151936, 4096, {.cluster = 2}},
+      {64, 6144, 1024, {.cluster = 1}},  {64, 2048, 6144, {.cluster = 4}},
+      {64, 12288, 2048, {.cluster = 1}}, {64, 10240, 4096, {.cluster = 4}},
+      {64, 4096, 4096, {.cluster = 8}},  {64, 24576, 4096, {.cluster = 8}},
+      {64, 4096, 12288, {.cluster = 2}}, {64, 151936, 1024, {.cluster = 1}},
+  };
+  for (const Timed& layer : timed) {
+    const auto splits = RankedSplits(ShapeOf(layer.tokens, layer.outputs, layer.inputs), kDevice);
+    EXPECT_EQ(std::count(splits.begin(), splits.end(), layer.best), 1)
+        << layer.tokens << " tokens, " << layer.outputs << " x " << layer.inputs;
+    EXPECT_LE(splits.size(), layer.tokens > 48 ? 5u : 12u);
   }
 }
 
@@ -77,6 +101,8 @@ TEST(TensorSplitTest, RefusesMalformedSplits) {
   EXPECT_FALSE(LayOut(shape, {.ctas_per_sm = 0}, kDevice));
   EXPECT_FALSE(LayOut(shape, {.ctas_per_sm = 3}, kDevice));
   EXPECT_FALSE(LayOut(shape, {.keep_x = true}, kDevice)) << "one tile each";
+  EXPECT_FALSE(LayOut(shape, {.ctas_per_sm = 2, .half_ring = true}, kDevice));
+  EXPECT_FALSE(LayOut(ShapeOf(65, 1024, 1024), {.half_ring = true}, kDevice)) << "registers";
   EXPECT_FALSE(LayOut(ShapeOf(16, 1024, 64), {.cluster = 2}, kDevice)) << "one step";
 }
 
