@@ -1,7 +1,7 @@
 // Every linear layer of a model on one GPU: which kernel runs it for how many tokens.
 //
 // The fastest for each (layer shape, bucket of token counts), chosen by timing once at start: among
-// the splits of TensorLinear for 5..128 tokens on Hopper, SkinnyLinear for up to 16 there, and
+// the splits of TensorLinear for 2..128 tokens on Hopper, SkinnyLinear for up to 16 there, and
 // cuBLASLt's algorithms for all else. A shape that was never tuned runs SkinnyLinear, or the first
 // algorithm that cuBLASLt's heuristic proposes; so does a number of tokens that its bucket's
 // algorithm refuses.
