@@ -68,9 +68,6 @@ struct TensorLinearSplit {
   int cluster = 1;  // CTAs that share a tile of 128 outputs, each a part of its inputs: 1, 2, 4, 8
   int ctas_per_sm = 1;  // 2 leaves each CTA half of an SM's shared memory
   bool keep_x = false;  // where a CTA takes several tiles: its part of x stays in shared memory
-  // With one CTA an SM and up to 64 tokens: it leaves half of the shared memory to the kernel
-  // behind, whose copies start while this one runs.
-  bool half_ring = false;
 
   auto operator<=>(const TensorLinearSplit&) const = default;
 };

@@ -170,12 +170,10 @@ void TimeSplits(const Model& model, int tokens, Step& step, double ceiling) {
       const double bytes = 2.0 * shape.num_outputs * shape.num_inputs;
       std::printf(
           "{\"model\": \"%s\", \"tokens\": %d, \"outputs\": %d, \"inputs\": %d, \"y\": \"%s\", "
-          "\"cluster\": %d, \"ctas_per_sm\": %d, \"keep_x\": %s, \"half_ring\": %s, "
-          "\"expected_rank\": %d, "
-          "\"us\": %.2f, \"read_fraction\": %.3f}\n",
+          "\"cluster\": %d, \"ctas_per_sm\": %d, \"keep_x\": %s, "
+          "\"expected_rank\": %d, \"us\": %.2f, \"read_fraction\": %.3f}\n",
           model.name, tokens, shape.num_outputs, shape.num_inputs, EpilogueName(shape),
-          split.cluster, split.ctas_per_sm, split.keep_x ? "true" : "false",
-          split.half_ring ? "true" : "false", rank++, microseconds,
+          split.cluster, split.ctas_per_sm, split.keep_x ? "true" : "false", rank++, microseconds,
           bytes / microseconds * 1e6 / ceiling);
       std::fflush(stdout);
     }

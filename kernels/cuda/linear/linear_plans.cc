@@ -42,7 +42,7 @@ std::string LinearPlans::Impl::Serialize() const {
     text << shape.num_outputs << ' ' << shape.num_inputs << ' ' << shape.y_is_float << ' '
          << shape.accumulates << ' ' << shape.has_bias << ' ' << key.gated << ' ' << key.bucket
          << ' ' << static_cast<int>(plan.kernel) << ' ' << plan.split.cluster << ' '
-         << plan.split.ctas_per_sm << ' ' << plan.split.keep_x << ' ' << plan.split.half_ring;
+         << plan.split.ctas_per_sm << ' ' << plan.split.keep_x;
     for (uint64_t word : plan.algorithm.data) text << ' ' << word;
     text << '\n';
   }
@@ -63,7 +63,7 @@ bool LinearPlans::Impl::Restore(std::string_view text) {
     int kernel = 0;
     fields >> shape.num_outputs >> shape.num_inputs >> shape.y_is_float >> shape.accumulates >>
         shape.has_bias >> key.gated >> key.bucket >> kernel >> plan.split.cluster >>
-        plan.split.ctas_per_sm >> plan.split.keep_x >> plan.split.half_ring;
+        plan.split.ctas_per_sm >> plan.split.keep_x;
     for (uint64_t& word : plan.algorithm.data) fields >> word;
     if (!fields || !(fields >> std::ws).eof()) return false;
     if (kernel < 0 || kernel > static_cast<int>(PlanKernel::kTensor)) return false;

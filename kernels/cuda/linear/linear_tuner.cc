@@ -68,15 +68,19 @@ std::vector<LinearParams> InBucket(std::span<const LinearParams> layers, int buc
   return kept;
 }
 
-// The first layers, up to where the model's first shape comes again and they are enough.
-std::span<const LinearParams> ChainOf(std::span<const LinearParams> layers) {
+// The first layers, up to where the model's first shape comes again and they are enough; and the
+// last one (the head), which may be the only one of its shape.
+std::vector<LinearParams> ChainOf(std::span<const LinearParams> layers) {
+  std::vector<LinearParams> chain;
   size_t bytes = 0;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const bool starts_again = i > 0 && KeyOf(layers[i]) == KeyOf(layers[0]);
-    if (bytes >= kChainWeightBytes && starts_again) return layers.first(i);
-    bytes += sizeof(__nv_bfloat16) * layers[i].num_outputs * layers[i].num_inputs;
+  for (const LinearParams& layer : layers) {
+    const bool starts_again = !chain.empty() && KeyOf(layer) == KeyOf(chain.front());
+    if (bytes >= kChainWeightBytes && starts_again) break;
+    chain.push_back(layer);
+    bytes += sizeof(__nv_bfloat16) * layer.num_outputs * layer.num_inputs;
   }
-  return layers;
+  if (chain.size() < layers.size()) chain.push_back(layers.back());
+  return chain;
 }
 
 }  // namespace
@@ -127,7 +131,7 @@ std::vector<Plan> LinearTuner::Rank(std::span<const LinearParams> layers) {
 }
 
 // REQUIRES: every layer has a plan. One pass over the shapes: each takes the plan that is fastest
-// with what the others have by then. A shape that the chain lacks (the head) keeps what it has.
+// with what the others have by then. A shape that the chain lacks keeps what it has.
 void LinearTuner::ChooseInChain(std::span<const LinearParams> chain, const Finalists& finalists) {
   Finalists contested;
   for (const LinearParams& layer : chain) {

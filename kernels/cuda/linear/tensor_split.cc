@@ -42,8 +42,6 @@ constexpr double kMemoryLatency = 830;  // nanoseconds, of a busy memory
 // some at up to 1.33 times. Beyond 64 tokens it was not compared with anything.
 constexpr double kWorthTiming = 1.5;
 constexpr int kMaxFittedTokens = 64;
-// A half ring of fewer stages would not cover the memory's latency.
-constexpr int kMinHalfRingStages = 4;
 // With so many, three stages are left to a CTA that shares its SM with another: too few.
 constexpr int kMaxPairedTokens = 48;
 // With no more, the best split that reads x for every tile is within 1.1 % of the best that keeps
@@ -69,21 +67,14 @@ double FinishNanoseconds(const TensorShape& shape, int cluster) {
   return cluster == 1 ? 650 + 24 * shape.tokens : 350 + 29 * shape.tokens;
 }
 
-bool IsFullRing(const TensorLinearSplit& split) {
-  return split.ctas_per_sm == 1 && !split.half_ring;
-}
-
 // Whether the split may be the fastest, `full` being the one whose CTAs have an SM each.
 bool MayWin(const TensorShape& shape, const TensorLinearSplit& split, const TensorLayout& layout,
-            const std::optional<TensorLayout>& full, const TensorDevice& device) {
+            const std::optional<TensorLayout>& full) {
   if (split.keep_x && shape.tokens <= kMaxRereadTokens) return false;
-  if (IsFullRing(split)) return true;
+  if (split.ctas_per_sm == 1) return true;
   // What needs no more than half an SM is the same kernel twice.
   if (full && full->bytes == layout.bytes && full->clusters == layout.clusters) return false;
-  if (split.ctas_per_sm == 2) return shape.tokens <= kMaxPairedTokens;
-  // Where a layer leaves half of the SMs idle, the one behind starts on those.
-  return layout.stages >= kMinHalfRingStages &&
-         2 * layout.clusters * split.cluster > device.num_sms;
+  return shape.tokens <= kMaxPairedTokens;
 }
 
 }  // namespace
@@ -102,9 +93,7 @@ std::optional<TensorLayout> LayOut(const TensorShape& shape, const TensorLinearS
                                    const TensorDevice& device) {
   const int at_once = ClustersAtOnce(split, device);
   if (at_once == 0 || split.cluster > shape.steps) return std::nullopt;
-  if (split.half_ring && split.ctas_per_sm != 1) return std::nullopt;  // a half anyway
-  const int sharing = split.half_ring ? 2 : split.ctas_per_sm;         // CTAs of an SM
-  if (sharing > TensorCtasPerSm(shape.tokens)) return std::nullopt;
+  if (split.ctas_per_sm > TensorCtasPerSm(shape.tokens)) return std::nullopt;
   TensorLayout layout;
   layout.clusters = std::min(shape.tiles, at_once);
   const int tiles = CeilDiv(shape.tiles, layout.clusters);  // of one cluster, at most
@@ -112,7 +101,7 @@ std::optional<TensorLayout> LayOut(const TensorShape& shape, const TensorLinearS
   if (split.keep_x && tiles == 1) return std::nullopt;      // nothing to keep it for
   const int sums_bytes = SumsBytes(shape, split.cluster);
   const int slot_bytes = shape.tokens * kTensorStepBytes;
-  int room = TensorSharedBytes(sharing) - sums_bytes - kBarrierBytes;
+  int room = TensorSharedBytes(split.ctas_per_sm) - sums_bytes - kBarrierBytes;
   if (split.keep_x) room -= steps * slot_bytes;
   const int stage_bytes = kTensorWeightBytes + (split.keep_x ? 0 : slot_bytes);
   const int items = tiles * steps;
@@ -161,12 +150,10 @@ std::vector<TensorLinearSplit> RankedSplits(const TensorShape& shape, const Tens
       const TensorLinearSplit alone{.cluster = cluster, .keep_x = keep_x};
       TensorLinearSplit paired = alone;
       paired.ctas_per_sm = 2;
-      TensorLinearSplit half = alone;
-      half.half_ring = true;
       const std::optional<TensorLayout> full = LayOut(shape, alone, device);
-      for (const TensorLinearSplit& split : {alone, paired, half}) {
+      for (const TensorLinearSplit& split : {alone, paired}) {
         const std::optional<TensorLayout> layout = LayOut(shape, split, device);
-        if (!layout || !MayWin(shape, split, *layout, full, device)) continue;
+        if (!layout || !MayWin(shape, split, *layout, full)) continue;
         ranked.push_back({split, EstimatedNanoseconds(shape, split, device)});
       }
     }

@@ -29,7 +29,7 @@ std::string NameOf(const LinearParams& p, const TensorLinearSplit& split) {
          std::to_string(static_cast<int>(p.epilogue)) +
          (p.y_dtype == DType::kFloat32 ? ", float32" : ", bfloat16") + ", cluster " +
          std::to_string(split.cluster) + ", " + std::to_string(split.ctas_per_sm) + " an SM" +
-         (split.keep_x ? ", x kept" : "") + (split.half_ring ? ", half a ring" : "");
+         (split.keep_x ? ", x kept" : "");
 }
 
 std::vector<TensorLinearSplit> SplitsOf(const LinearProblem& problem) {
@@ -37,10 +37,8 @@ std::vector<TensorLinearSplit> SplitsOf(const LinearProblem& problem) {
   for (int cluster : {1, 2, 4, 8}) {
     for (int ctas_per_sm : {1, 2}) {
       for (bool keep_x : {false, true}) {
-        for (bool half_ring : {false, true}) {
-          const TensorLinearSplit split{cluster, ctas_per_sm, keep_x, half_ring};
-          if (TensorLinearTakes(problem.params, split, 0)) splits.push_back(split);
-        }
+        const TensorLinearSplit split{cluster, ctas_per_sm, keep_x};
+        if (TensorLinearTakes(problem.params, split, 0)) splits.push_back(split);
       }
     }
   }

@@ -26,7 +26,7 @@ TensorShape ShapeOf(int tokens, int outputs, int inputs) {
 void ExpectFits(const TensorShape& shape, const TensorLinearSplit& split) {
   const std::optional<TensorLayout> layout = LayOut(shape, split, kDevice);
   ASSERT_TRUE(layout.has_value());
-  EXPECT_LE(layout->bytes, split.ctas_per_sm == 1 && !split.half_ring ? 227 * 1024 : 113 * 1024);
+  EXPECT_LE(layout->bytes, split.ctas_per_sm == 1 ? 227 * 1024 : 113 * 1024);
   EXPECT_LE(layout->clusters, shape.tiles);
   EXPECT_LE(split.cluster, shape.steps);
   const int tiles = (shape.tiles + layout->clusters - 1) / layout->clusters;
@@ -101,8 +101,6 @@ TEST(TensorSplitTest, RefusesMalformedSplits) {
   EXPECT_FALSE(LayOut(shape, {.ctas_per_sm = 0}, kDevice));
   EXPECT_FALSE(LayOut(shape, {.ctas_per_sm = 3}, kDevice));
   EXPECT_FALSE(LayOut(shape, {.keep_x = true}, kDevice)) << "one tile each";
-  EXPECT_FALSE(LayOut(shape, {.ctas_per_sm = 2, .half_ring = true}, kDevice));
-  EXPECT_FALSE(LayOut(ShapeOf(65, 1024, 1024), {.half_ring = true}, kDevice)) << "registers";
   EXPECT_FALSE(LayOut(ShapeOf(16, 1024, 64), {.cluster = 2}, kDevice)) << "one step";
 }
 
