@@ -57,6 +57,7 @@ struct DecodeArgs {
   int ring_slots = 4;        // of a CTA, one K or V block each
   Divisor units_a_sequence;  // num_kv_heads * row_blocks
   int units_a_cluster = 1;   // if clusters take whole units
+  int slice_groups = 0;      // num_clusters / units_a_sequence; 0: not to be used (decode_plan.cuh)
   int unit_cost = 1;         // pages that a unit's start takes the time of
   int cut_cost = 2;          // pages a CTA would rather read than cut a unit
 };

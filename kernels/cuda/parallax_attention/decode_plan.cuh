@@ -10,7 +10,8 @@
 //
 // Cutting a unit costs a merge through global memory. So where whole units give slices that
 // are hardly longer, clusters take whole units, in turns: units that are read at one time are
-// neighbours in memory.
+// neighbours in memory. Every second round goes backwards (SnakeTurn), so that sequences ordered
+// by length give slices of nearly equal sums.
 #ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_PLAN_CUH_
 #define PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_PLAN_CUH_
 
@@ -92,10 +93,42 @@ __device__ inline BatchPages PagesOfBatch(const DecodeArgs& args) {
   return pages;
 }
 
+// What one of several takers takes of a row that is dealt out, one each a round, every second
+// round backwards: of n, taker i takes i, 2n - 1 - i, 2n + i, ...
+struct SnakeTurn {
+  int next;
+  int step;
+
+  __device__ static SnakeTurn Of(int taker, int takers) {
+    return {taker, 2 * (takers - taker) - 1};
+  }
+  __device__ void Advance(int takers) {
+    next += step;
+    step = 2 * takers - step;
+  }
+};
+
+// Charged pages of the fullest slice where whole units are dealt out to all clusters. The slices
+// that begin with one sequence's units go on with those of one sequence each round: a group, whose
+// slices are equally full. By every warp for itself, a lane a group; the lengths have been read
+// before and are near.
+__device__ inline int FullestSlice(const DecodeArgs& args) {
+  int fullest = 0;
+  for (int group = threadIdx.x % 32; group < args.slice_groups; group += 32) {
+    int pages = 0;
+    for (SnakeTurn turn = SnakeTurn::Of(group, args.slice_groups); turn.next < args.batch;
+         turn.Advance(args.slice_groups)) {
+      pages += ChargedPages(args, SpanOfSequence(args, turn.next));
+    }
+    fullest = max(fullest, pages);
+  }
+  return __reduce_max_sync(~0u, fullest);
+}
+
 // In charged pages.
 struct DecodePlan {
   int num_slices;   // clusters that have work
-  bool cuts_units;  // else slice i takes the units i, i + num_slices, ...
+  bool cuts_units;  // else a slice takes whole units, as its SnakeTurn says
   int slice_pages;  // of a slice that cuts units; the first `longer_slices` have one more
   int longer_slices;
   const int* pages_before;  // [batch + 1], shared memory: before each sequence, of one unit each
@@ -129,11 +162,14 @@ struct PlanStorage {
 // merge.
 template <int kClusterSize>
 __device__ bool TakesWholeUnits(const DecodeArgs& args, const BatchPages& pages, int num_slices) {
-  if (args.units_a_cluster > 1 && pages.most != pages.least) return false;
   // Rounds, of one page a CTA, that whole units take; and the fewest that slices must take for a
   // cut to be worth its merge. The CTAs of a cluster read half as fast again when fewer share the
   // memory.
-  const int whole_rounds = args.units_a_cluster * ((pages.most + kClusterSize - 1) / kClusterSize);
+  int whole_rounds = args.units_a_cluster * ((pages.most + kClusterSize - 1) / kClusterSize);
+  if (args.units_a_cluster > 1 && pages.most != pages.least) {
+    if (kClusterSize > 1 || args.slice_groups == 0) return false;
+    whole_rounds = FullestSlice(args);
+  }
   const int worth = whole_rounds - args.cut_cost;
   const int cut_rounds = kClusterSize == 1 ? worth : (2 * worth + 2) / 3;
   return pages.sum * UnitsASequence(args) > num_slices * (cut_rounds - 1) * kClusterSize;
@@ -242,12 +278,12 @@ class SegmentWalker {
  public:
   __device__ SegmentWalker(const DecodeArgs& args, const DecodePlan& plan, int slice)
       : args_(args), plan_(plan), slice_(slice) {
-    if (slice >= plan.num_slices) return;
     if (!plan.cuts_units) {
-      unit_ = slice;
-      units_left_ = args.batch * UnitsASequence(args) - slice;
+      turn_ = slice < plan.num_slices ? SnakeTurn::Of(slice, plan.num_slices)
+                                      : SnakeTurn{.next = INT32_MAX, .step = 0};
       return;
     }
+    if (slice >= plan.num_slices) return;
     const int begin = plan.SliceBegin(slice);
     pages_left_ = plan.SliceBegin(slice + 1) - begin;
     int high = args.batch - 1;
@@ -271,13 +307,13 @@ class SegmentWalker {
 
  private:
   __device__ bool NextUnit(Segment& segment) {
-    while (units_left_ > 0) {
-      const int sequence = args_.units_a_sequence.Divide(unit_);
-      SetUnit(segment, sequence, unit_ - sequence * UnitsASequence(args_));
+    const int units = args_.batch * UnitsASequence(args_);
+    while (turn_.next < units) {
+      const int sequence = args_.units_a_sequence.Divide(turn_.next);
+      SetUnit(segment, sequence, turn_.next - sequence * UnitsASequence(args_));
       segment.begin_page = 0;
       segment.end_page = segment.span.num_pages;
-      unit_ += plan_.num_slices;
-      units_left_ -= plan_.num_slices;
+      turn_.Advance(plan_.num_slices);
       if (segment.end_page > 0) return true;
     }
     return false;
@@ -334,10 +370,10 @@ class SegmentWalker {
   const DecodeArgs& args_;
   const DecodePlan& plan_;
   const int slice_;
-  int unit_ = 0;        // of the batch; where units are cut, of the sequence
-  int units_left_ = 0;  // of the batch, from unit_
+  SnakeTurn turn_ = {};  // units of the batch, where they are whole
   // Where units are cut:
   int sequence_ = 0;
+  int unit_ = 0;        // of the sequence
   int page_ = 0;        // of the unit
   int pages_left_ = 0;  // of the slice
 };

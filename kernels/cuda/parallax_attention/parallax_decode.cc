@@ -24,6 +24,10 @@ constexpr int kClusterCutCost = 7;
 // Pages that could be read in the time that the start and the end of a unit take.
 constexpr int kUnitCost = 2;
 
+// Lengths that a lane may read to find out how full whole units of unequal lengths make a slice: as
+// many as it reads of the longest batch to sum it up.
+constexpr int kMaxLengthsALane = kMaxDecodeBatch / 32;
+
 int RowBlockTiles(int rows) { return rows <= 8 ? 1 : 2; }
 
 // The SMs that work is dealt out to: a multiple of a large power of two (on an H200 128, not 132),
@@ -77,6 +81,15 @@ DecodeForm FormOfTwoTiles(const DeviceProperties& device, int units) {
 
 DecodeForm FormOf(const DeviceProperties& device, int units, int tiles, int head_dim) {
   return tiles == 1 ? FormOfOneTile(device, units, head_dim) : FormOfTwoTiles(device, units);
+}
+
+// Of slices that are equally full when several units each are dealt out (FullestSlice); 0 where the
+// units of a sequence fall into more than one such group, or it takes too long to go through all.
+int SliceGroups(const DecodeForm& form, int units_a_sequence, int units_a_cluster) {
+  const bool dealt_by_sequence = form.num_clusters % units_a_sequence == 0;
+  if (form.cluster_size > 1 || units_a_cluster == 1 || !dealt_by_sequence) return 0;
+  const int groups = form.num_clusters / units_a_sequence;
+  return (groups + 31) / 32 * units_a_cluster <= kMaxLengthsALane ? groups : 0;
 }
 
 // One for every CTA.
@@ -224,6 +237,7 @@ void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& 
   args.units_a_sequence = Divisor(units_a_sequence);
   args.num_clusters = form.num_clusters;
   args.units_a_cluster = (units + form.num_clusters - 1) / form.num_clusters;
+  args.slice_groups = SliceGroups(form, units_a_sequence, args.units_a_cluster);
   args.unit_cost = kUnitCost * form.cluster_size;
   args.cut_cost = form.cluster_size == 1 ? kCutCost : kClusterCutCost;
   LaunchDecodeSm90(args, variant, stream.cuda_stream());
