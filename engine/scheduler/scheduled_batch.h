@@ -40,7 +40,7 @@ struct ScheduledSample {
 
 struct ScheduledBatch {
   uint64_t step_id = 0;
-  std::vector<ScheduledSequence> sequences;  // decodes first
+  std::vector<ScheduledSequence> sequences;  // decodes first, of these the longest context first
   std::vector<ScheduledSample> samples;
   std::vector<Sequence*> attached;      // got a slot in this step
   std::vector<int32_t> detached_slots;  // lost it since the last step

@@ -51,6 +51,7 @@ class Scheduler::Impl {
   int32_t PagesOwedByEarlierSteps() const;
   bool MustSitOut(const Sequence& sequence) const;
   void Emit(int32_t num_tokens, bool decode, Sequence* sequence);
+  void OrderDecodes();
   void ScorePrompt(ScheduledSequence* entry) const;
   void EmitSamples();
   void Fork(const Sequence& leader);

@@ -17,6 +17,7 @@ bool Scheduler::Impl::Schedule(absl::Time now, ScheduledBatch* batch) {
   prefill_budget_ = PrefillBudget(CountDecodes());
   ScheduleRunning();
   AdmitWaiting(now);
+  OrderDecodes();
   batch->sequences.insert(batch->sequences.end(), prefills_.begin(), prefills_.end());
   EmitSamples();
   batch_ = nullptr;
@@ -116,6 +117,18 @@ void Scheduler::Impl::Emit(int32_t num_tokens, bool decode, Sequence* sequence) 
   batch_->prefill_tokens += num_tokens;
   prefill_budget_ -= num_tokens;
   prefills_.push_back(entry);
+}
+
+// Longest context first: the order in which attention's kernels divide decodes best among their
+// parts. All grow by one token a step, so that it changes only where sequences join or leave. Ties
+// in policy order, as they were: a stable sort that needs no memory.
+void Scheduler::Impl::OrderDecodes() {
+  std::ranges::sort(batch_->sequences, [](const ScheduledSequence& a, const ScheduledSequence& b) {
+    if (a.first_position != b.first_position) {
+      return a.first_position > b.first_position;
+    }
+    return RunsBefore(*a.sequence, *b.sequence);
+  });
 }
 
 void Scheduler::Impl::ScorePrompt(ScheduledSequence* entry) const {
