@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "tests/engine/scheduler/scheduler_harness.h"
 
@@ -81,6 +82,40 @@ TEST(SchedulerTest, RunningPromptsGoOnBeforeWaitingOnesBegin) {
   const ScheduledBatch& both = harness.Step();
   EXPECT_EQ(EntryOf(both, First(first))->num_tokens, 50);
   EXPECT_EQ(EntryOf(both, First(second))->num_tokens, 50);
+}
+
+std::vector<const Sequence*> SequencesOf(const ScheduledBatch& batch) {
+  std::vector<const Sequence*> sequences;
+  for (const ScheduledSequence& entry : batch.sequences) sequences.push_back(entry.sequence);
+  return sequences;
+}
+
+// Whatever policy says about their order; a prefill comes after them, however long it is.
+TEST(SchedulerTest, DecodesGoLongestContextFirst) {
+  SchedulerOptions options = SchedulerHarness::Options();
+  options.max_steps_in_flight = 2;
+  SchedulerHarness harness(options);
+  const auto add = [&](int32_t prompt, int32_t max_tokens, int32_t priority) {
+    Request request = SchedulerHarness::MakeRequest(Tokens(prompt), max_tokens);
+    request.priority = priority;
+    return &First(harness.Add(request));
+  };
+  const Sequence* const low = add(10, 9, /*priority=*/0);
+  const Sequence* const high = add(30, 9, /*priority=*/1);
+  const Sequence* const twin = add(30, 9, /*priority=*/1);
+  const Sequence* const mid = add(20, 4, /*priority=*/2);
+  EXPECT_THAT(SequencesOf(harness.Step()), ElementsAre(low, high, twin, mid));
+  ASSERT_NE(harness.Schedule(), nullptr);  // stays in flight
+  const Sequence* const newcomer = add(100, 9, /*priority=*/-1);
+  const ScheduledBatch* const mixed = harness.Schedule();
+  ASSERT_NE(mixed, nullptr);
+  EXPECT_THAT(SequencesOf(*mixed), ElementsAre(high, twin, mid, low, newcomer));
+  ASSERT_THAT(mixed->samples, SizeIs(5));
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(mixed->samples[i].sequence, mixed->sequences[i].sequence);
+  harness.Complete();
+  harness.Complete();
+  EXPECT_THAT(SequencesOf(harness.Step()), ElementsAre(newcomer, high, twin, mid, low));
+  EXPECT_THAT(SequencesOf(harness.Step()), ElementsAre(newcomer, high, twin, low));
 }
 
 TEST(SchedulerTest, TheHeadOfTheQueueIsNotOvertaken) {
