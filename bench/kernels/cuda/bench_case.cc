@@ -30,6 +30,16 @@ std::vector<int32_t> LogUniformLengths(int sequences, double low, double high) {
   return lengths;
 }
 
+// "<low>-<high>": evenly spaced, the longest first, as a server orders them.
+std::vector<int32_t> SpacedLengths(int sequences, double low, double high) {
+  std::vector<int32_t> lengths;
+  for (int i = 0; i < sequences; ++i) {
+    const double share = sequences > 1 ? static_cast<double>(i) / (sequences - 1) : 0.0;
+    lengths.push_back(static_cast<int32_t>(std::lround(high - (high - low) * share)));
+  }
+  return lengths;
+}
+
 // "<count>x<keys>+<count>x<keys>...".
 std::vector<int32_t> ListedLengths(const std::string& text) {
   std::vector<int32_t> lengths;
@@ -43,11 +53,14 @@ std::vector<int32_t> ListedLengths(const std::string& text) {
 }
 
 std::vector<int32_t> ParseLengths(int sequences, const std::string& text) {
-  const size_t range = text.find("..");
-  std::vector<int32_t> lengths =
-      range == std::string::npos
-          ? ListedLengths(text)
-          : LogUniformLengths(sequences, std::stod(text), std::stod(text.substr(range + 2)));
+  std::vector<int32_t> lengths;
+  if (const size_t random = text.find(".."); random != std::string::npos) {
+    lengths = LogUniformLengths(sequences, std::stod(text), std::stod(text.substr(random + 2)));
+  } else if (const size_t spaced = text.find('-'); spaced != std::string::npos) {
+    lengths = SpacedLengths(sequences, std::stod(text), std::stod(text.substr(spaced + 1)));
+  } else {
+    lengths = ListedLengths(text);
+  }
   if (static_cast<int>(lengths.size()) != sequences) {
     throw std::invalid_argument("lengths: " + std::to_string(lengths.size()) + " given");
   }
