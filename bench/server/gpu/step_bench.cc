@@ -3,6 +3,9 @@
 //
 //   step_bench SHAPE_FOLDER BATCH:CONTEXT ...     e.g. shapes/1.7b 1:1024 1:0 128:2048
 //
+// BATCH:LOW-HIGH (64:1664-2432) makes contexts that differ, evenly spaced from HIGH down to LOW:
+// a server's sequences, which it orders that way. "context" is then their mean.
+//
 // Microseconds a replay, back to back. A context of 0 leaves attention's reads out; what remains
 // beside it is launches and projections. read_fraction is the bytes that the step must read (all
 // weights once, keys and values) over the time, as a share of a plain read in the same run.
@@ -40,16 +43,28 @@ constexpr size_t kCeilingBytes = size_t{2} << 30;
 
 struct Case {
   int batch = 0;
-  int context = 0;
+  int low = 0;  // contexts
+  int high = 0;
 
-  int pages() const { return std::max(1, (context + kPageTokens - 1) / kPageTokens); }
+  // The longest first.
+  int context(int sequence) const {
+    return batch > 1 ? high - static_cast<int>(int64_t{high - low} * sequence / (batch - 1)) : high;
+  }
+  double mean_context() const {
+    double sum = 0.0;
+    for (int s = 0; s < batch; ++s) sum += context(s);
+    return sum / batch;
+  }
+  // That every sequence may have.
+  int pages() const { return std::max(1, (high + kPageTokens - 1) / kPageTokens); }
 };
 
 Case ParseCase(const std::string& text) {
   Case result;
-  if (std::sscanf(text.c_str(), "%d:%d", &result.batch, &result.context) != 2 || result.batch < 1 ||
-      result.context < 0) {
-    throw std::runtime_error("not BATCH:CONTEXT: " + text);
+  const int read = std::sscanf(text.c_str(), "%d:%d-%d", &result.batch, &result.low, &result.high);
+  if (read == 2) result.high = result.low;
+  if (read < 2 || result.batch < 1 || result.low < 0 || result.high < result.low) {
+    throw std::runtime_error("not BATCH:CONTEXT or BATCH:LOW-HIGH: " + text);
   }
   return result;
 }
@@ -116,10 +131,10 @@ class StepBench {
     const double whole = Microseconds([&] { layers(), logits(), sample(); });
     const double bytes = cost_model_.CostOf(batch, /*decode_only=*/true).bytes;
     std::printf(
-        "{\"shape\": \"%s\", \"batch\": %d, \"context\": %d, \"step_us\": %.1f, "
+        "{\"shape\": \"%s\", \"batch\": %d, \"context\": %.0f, \"step_us\": %.1f, "
         "\"layers_us\": %.1f, \"logits_us\": %.1f, \"sample_us\": %.1f, \"read_tb_per_s\": %.3f, "
         "\"plain_read_tb_per_s\": %.3f, \"read_fraction\": %.3f}\n",
-        folder_.substr(folder_.rfind('/') + 1).c_str(), c.batch, c.context, whole,
+        folder_.substr(folder_.rfind('/') + 1).c_str(), c.batch, c.mean_context(), whole,
         Microseconds(layers), Microseconds(logits), Microseconds(sample), bytes / whole * 1e-6,
         ceiling_ * 1e-12, bytes / whole * 1e6 / ceiling_);
     std::fflush(stdout);
@@ -152,14 +167,14 @@ class StepBench {
     ForwardBatch batch;
     batch.query_start.push_back(0);
     batch.block_table_stride = max_blocks_;
-    const int last = std::max(0, c.context - 1);
     for (int s = 0; s < c.batch; ++s) {
+      const int last = std::max(0, c.context(s) - 1);
       batch.token_ids.push_back(1 + s);
       batch.positions.push_back(last);
       batch.slot_mapping.push_back(int64_t{s} * c.pages() * kPageTokens + last);
       batch.sequence_slots.push_back(s);
       batch.query_start.push_back(s + 1);
-      batch.context_len.push_back(c.context);
+      batch.context_len.push_back(c.context(s));
       batch.logits_rows.push_back(s);
       batch.samples.push_back({.logits_index = s, .slot = s, .output_position = 0});
       for (int page = 0; page < max_blocks_; ++page) {
@@ -234,7 +249,7 @@ class StepBench {
 
 int Main(int argc, char** argv) {
   if (argc < 3) {
-    std::fprintf(stderr, "usage: step_bench SHAPE_FOLDER BATCH:CONTEXT ...\n");
+    std::fprintf(stderr, "usage: step_bench SHAPE_FOLDER BATCH:CONTEXT[-HIGH] ...\n");
     return 2;
   }
   try {
