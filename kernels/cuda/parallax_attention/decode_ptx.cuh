@@ -81,6 +81,12 @@ __device__ inline void NamedBarrier() {
   asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
 
+// Counts this thread among those that a NamedBarrier() waits for, and goes on.
+template <int kBarrier, int kThreads>
+__device__ inline void ArriveAtNamedBarrier() {
+  asm volatile("bar.arrive %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
+}
+
 }  // namespace parallax::kernels::cuda
 
 #endif  // PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_PTX_CUH_

@@ -23,6 +23,11 @@
 
 namespace parallax::kernels::cuda {
 
+// Warps set the ring's barriers up for each other and wait for them no sooner than they use them:
+// consumers for those of the first two slots, the feeding warp for all others.
+inline constexpr int kFirstSlotsReady = 3;
+inline constexpr int kRingReady = 4;
+
 template <int kDim, int kTiles, int kClusterSize>
 class Producer {
  public:
@@ -39,6 +44,21 @@ class Producer {
     if (threadIdx.x < kConsumerThreads) return;
     if (lane() < args.max_blocks) guessed_ = args.block_tables[guess_ * args.max_blocks + lane()];
     if (lane() == 1) ring_.Advance();
+  }
+
+  // Reads the slice's segments.
+  __device__ void Run(SegmentWalker& walker) {
+    Segment segment;
+    while (walker.Next(segment)) ReadSegment(segment);
+    if (!has_ring_) AwaitRing();
+  }
+
+ private:
+  static __device__ int lane() { return threadIdx.x % 32; }
+
+  __device__ void AwaitRing() {
+    NamedBarrier<kRingReady, kDecodeThreads>();
+    has_ring_ = true;
   }
 
   __device__ void ReadSegment(const Segment& segment) {
@@ -64,31 +84,39 @@ class Producer {
       const __nv_bfloat16* const blocks =
           args_.cache +
           (int64_t{next_pages} * 2 * args_.num_kv_heads + segment.kv_head) * (kPageSize * kDim);
+      // Of the slice's first page only the barriers that this warp has set up are needed.
+      const bool is_first_page = !has_ring_;
+      if (is_first_page) {
+        Send(__shfl_sync(~0u, reinterpret_cast<uint64_t>(blocks), 0));
+        AwaitRing();
+      }
       next_pages = page_of_lane(group_end);
-      ReadGroup(blocks, group_end - first);
+      ReadGroup(blocks, is_first_page ? 1 : 0, group_end - first);
       first = group_end;
     }
   }
 
- private:
-  static __device__ int lane() { return threadIdx.x % 32; }
-
   // Lane 0 reads K and lane 1 V, each on its own way around the ring, every second slot. One warp
   // that reads block after block would be the slowest where a CTA has an SM for itself.
-  __device__ void ReadGroup(const __nv_bfloat16* k_block_of_lane, int count) {
-    const uint64_t offset = lane() == 1 ? uint64_t{Shape::kBlockBytes} * args_.num_kv_heads : 0;
+  __device__ void ReadGroup(const __nv_bfloat16* k_block_of_lane, int begin, int end) {
 #pragma unroll 1
-    for (int i = 0; i < count; ++i) {
+    for (int i = begin; i < end; ++i) {
       const uint64_t k_block = __shfl_sync(~0u, reinterpret_cast<uint64_t>(k_block_of_lane), i);
-      if (lane() < 2) {
-        Wait(ring_.Empty(), ring_.phase() ^ 1);
-        ArriveExpect(ring_.Full(), Shape::kBlockBytes);
-        BulkCopy(ring_.Block(), reinterpret_cast<const void*>(k_block + offset), Shape::kBlockBytes,
-                 ring_.Full());
-      }
-      ring_.Advance();
-      ring_.Advance();
+      if (lane() < 2) Wait(ring_.Empty(), ring_.phase() ^ 1);
+      Send(k_block);
     }
+  }
+
+  // Of the first two lanes, to free slots.
+  __device__ void Send(uint64_t k_block) {
+    if (lane() < 2) {
+      const uint64_t offset = lane() == 1 ? uint64_t{Shape::kBlockBytes} * args_.num_kv_heads : 0;
+      ArriveExpect(ring_.Full(), Shape::kBlockBytes);
+      BulkCopy(ring_.Block(), reinterpret_cast<const void*>(k_block + offset), Shape::kBlockBytes,
+               ring_.Full());
+    }
+    ring_.Advance();
+    ring_.Advance();
   }
 
   const DecodeArgs& args_;
@@ -96,6 +124,7 @@ class Producer {
   Ring<Shape::kBlockBytes> ring_;
   int guess_;        // sequence
   int guessed_ = 0;  // this lane's of its first pages
+  bool has_ring_ = false;
 };
 
 template <int kDim, int kTiles, int kClusterSize>
@@ -117,6 +146,7 @@ class Consumer {
     Segment segment;
     bool more = walker.Next(segment);
     if (more) SendForQueries(args_, segment, Queries(0));
+    NamedBarrier<kFirstSlotsReady, kDecodeThreads>();
     for (; more; ++segment_) {
       const Segment& current = shared_.besides.segments[segment_ % 2];
       if (threadIdx.x == 0) shared_.besides.segments[segment_ % 2] = segment;
@@ -289,24 +319,30 @@ class Consumer {
   TileState<kDim, kTiles> state_;
 };
 
-// An mbarrier.init takes some 50 cycles, so the warps share them.
+// What the feeding warp needs for its first page, which so waits for no other warp.
+__device__ inline void InitFirstSlots(uint64_t* ring_barriers) {
+  const int slot = threadIdx.x - kConsumerThreads;
+  if (slot < 2) InitBarrier(SharedAddress(&ring_barriers[slot * 2]), 1);
+  FenceCopyEngine();
+  ArriveAtNamedBarrier<kFirstSlotsReady, kDecodeThreads>();
+}
+
+// All other barriers. An mbarrier.init takes some 50 cycles, so the consumers' warps share them.
 template <int kDim, int kTiles, int kClusterSize>
-__device__ void InitBarriers(DecodeShared<kDim, kTiles, kClusterSize>& shared, int ring_slots) {
-  constexpr int kWarps = kDecodeThreads / 32;
-  const int slot = threadIdx.x % 32 * kWarps + threadIdx.x / 32;
+__device__ void InitBarriers(SharedBesidesRing<kDim, kTiles, kClusterSize>& shared,
+                             int ring_slots) {
+  const int slot = threadIdx.x % 32 * kConsumerWarps + threadIdx.x / 32;
   if (slot < ring_slots) {
-    InitBarrier(SharedAddress(&shared.besides.ring_barriers[slot * 2]), 1);  // full
-    InitBarrier(SharedAddress(&shared.besides.ring_barriers[slot * 2 + 1]), kArrivalsToFree);
+    if (slot >= 2) InitBarrier(SharedAddress(&shared.ring_barriers[slot * 2]), 1);  // full
+    InitBarrier(SharedAddress(&shared.ring_barriers[slot * 2 + 1]), kArrivalsToFree);
   }
   if constexpr (kClusterSize > 1) {
     if (threadIdx.x == 0) {
-      for (uint64_t& barrier : shared.besides.merge_barriers) {
-        InitBarrier(SharedAddress(&barrier), 1);
-      }
+      for (uint64_t& barrier : shared.merge_barriers) InitBarrier(SharedAddress(&barrier), 1);
     }
   }
   FenceCopyEngine();
-  __syncthreads();
+  ArriveAtNamedBarrier<kRingReady, kDecodeThreads>();
 }
 
 template <int kDim, int kTiles, int kClusterSize>
@@ -321,7 +357,11 @@ __global__ void __launch_bounds__(kDecodeThreads,
 
   Producer<kDim, kTiles, kClusterSize> producer(args, shared, slice, rank);
   PrefetchLengths(args);
-  InitBarriers(shared, args.ring_slots);
+  if (threadIdx.x >= kConsumerThreads) {
+    InitFirstSlots(shared.besides.ring_barriers);
+  } else {
+    InitBarriers(shared.besides, args.ring_slots);
+  }
   if constexpr (kClusterSize > 1) {
     if (threadIdx.x < 32) {
       ClusterArrive();
@@ -333,8 +373,7 @@ __global__ void __launch_bounds__(kDecodeThreads,
   const DecodePlan& plan = MakePlan<kClusterSize>(args, shared.besides.plan);
   SegmentWalker walker(args, plan, slice);
   if (threadIdx.x >= kConsumerThreads) {
-    Segment segment;
-    while (walker.Next(segment)) producer.ReadSegment(segment);
+    producer.Run(walker);
     if constexpr (kClusterSize > 1) ClusterWait();
   } else {
     Consumer<kDim, kTiles, kClusterSize> consumer(args, shared, slice, rank);
