@@ -355,13 +355,14 @@ __global__ void __launch_bounds__(kDecodeThreads,
   const int rank = kClusterSize == 1 ? 0 : ClusterRank();
   const int slice = blockIdx.x / kClusterSize;
 
-  Producer<kDim, kTiles, kClusterSize> producer(args, shared, slice, rank);
   PrefetchLengths(args);
   if (threadIdx.x >= kConsumerThreads) {
     InitFirstSlots(shared.besides.ring_barriers);
   } else {
     InitBarriers(shared.besides, args.ring_slots);
   }
+  // Only now, as the fence behind the barriers waits for loads on their way.
+  Producer<kDim, kTiles, kClusterSize> producer(args, shared, slice, rank);
   if constexpr (kClusterSize > 1) {
     if (threadIdx.x < 32) {
       ClusterArrive();
