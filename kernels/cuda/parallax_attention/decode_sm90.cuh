@@ -47,10 +47,17 @@ class Producer {
   }
 
   // Reads the slice's segments.
-  __device__ void Run(SegmentWalker& walker) {
+  __device__ void Run(SegmentWalker& walker, uint64_t (&merge_barriers)[2]) {
     Segment segment;
-    while (walker.Next(segment)) ReadSegment(segment);
+    while (walker.Next(segment)) {
+      ReadSegment(segment);
+      if constexpr (kClusterSize > 1) ShowMergeBarriers(merge_barriers);
+    }
     if (!has_ring_) AwaitRing();
+    if constexpr (kClusterSize > 1) {
+      ShowMergeBarriers(merge_barriers);
+      ClusterWait();
+    }
   }
 
  private:
@@ -59,6 +66,20 @@ class Producer {
   __device__ void AwaitRing() {
     NamedBarrier<kRingReady, kDecodeThreads>();
     has_ring_ = true;
+  }
+
+  // The barriers that the cluster's other CTAs count their stores on, once. The release takes 600
+  // cycles or more, which pass while the first segment's last pages are on their way; peers store
+  // no sooner than they have read theirs.
+  __device__ void ShowMergeBarriers(uint64_t (&barriers)[2]) {
+    if (has_shown_) return;
+    has_shown_ = true;
+    if (lane() == 0) {
+      for (uint64_t& barrier : barriers) InitBarrier(SharedAddress(&barrier), 1);
+    }
+    FenceCopyEngine();
+    __syncwarp();
+    ClusterArrive();
   }
 
   __device__ void ReadSegment(const Segment& segment) {
@@ -125,6 +146,7 @@ class Producer {
   int guess_;        // sequence
   int guessed_ = 0;  // this lane's of its first pages
   bool has_ring_ = false;
+  bool has_shown_ = false;
 };
 
 template <int kDim, int kTiles, int kClusterSize>
@@ -327,7 +349,8 @@ __device__ inline void InitFirstSlots(uint64_t* ring_barriers) {
   ArriveAtNamedBarrier<kFirstSlotsReady, kDecodeThreads>();
 }
 
-// All other barriers. An mbarrier.init takes some 50 cycles, so the consumers' warps share them.
+// The ring's other barriers. An mbarrier.init takes some 50 cycles, so the consumers' warps share
+// them.
 template <int kDim, int kTiles, int kClusterSize>
 __device__ void InitBarriers(SharedBesidesRing<kDim, kTiles, kClusterSize>& shared,
                              int ring_slots) {
@@ -336,13 +359,9 @@ __device__ void InitBarriers(SharedBesidesRing<kDim, kTiles, kClusterSize>& shar
     if (slot >= 2) InitBarrier(SharedAddress(&shared.ring_barriers[slot * 2]), 1);  // full
     InitBarrier(SharedAddress(&shared.ring_barriers[slot * 2 + 1]), kArrivalsToFree);
   }
-  if constexpr (kClusterSize > 1) {
-    if (threadIdx.x == 0) {
-      for (uint64_t& barrier : shared.merge_barriers) InitBarrier(SharedAddress(&barrier), 1);
-    }
-  }
   FenceCopyEngine();
   ArriveAtNamedBarrier<kRingReady, kDecodeThreads>();
+  if constexpr (kClusterSize > 1) ClusterArriveRelaxed();
 }
 
 template <int kDim, int kTiles, int kClusterSize>
@@ -363,19 +382,11 @@ __global__ void __launch_bounds__(kDecodeThreads,
   }
   // Only now, as the fence behind the barriers waits for loads on their way.
   Producer<kDim, kTiles, kClusterSize> producer(args, shared, slice, rank);
-  if constexpr (kClusterSize > 1) {
-    if (threadIdx.x < 32) {
-      ClusterArrive();
-    } else {
-      ClusterArriveRelaxed();
-    }
-  }
   LetNextKernelStart();
   const DecodePlan& plan = MakePlan<kClusterSize>(args, shared.besides.plan);
   SegmentWalker walker(args, plan, slice);
   if (threadIdx.x >= kConsumerThreads) {
-    producer.Run(walker);
-    if constexpr (kClusterSize > 1) ClusterWait();
+    producer.Run(walker, shared.besides.merge_barriers);
   } else {
     Consumer<kDim, kTiles, kClusterSize> consumer(args, shared, slice, rank);
     WaitForPrecedingKernel();
