@@ -74,8 +74,8 @@ struct BatchPages {
   int least;
 };
 
-// By every warp for itself.
-__device__ inline BatchPages PagesOfBatch(const DecodeArgs& args) {
+// By every warp for itself. Where `most` is at most `all_short`, sum and least are not worked out.
+__device__ inline BatchPages PagesOfBatch(const DecodeArgs& args, int all_short) {
   const int lane = threadIdx.x % 32;
   BatchPages pages = {0, 0, 0, INT32_MAX};
   for (int first = 0; first < args.batch; first += 32) {
@@ -87,8 +87,9 @@ __device__ inline BatchPages PagesOfBatch(const DecodeArgs& args) {
     pages.most = max(pages.most, charged);
     pages.least = min(pages.least, charged);
   }
-  pages.sum = __reduce_add_sync(~0u, pages.sum);
   pages.most = __reduce_max_sync(~0u, pages.most);
+  if (pages.most <= all_short) return pages;
+  pages.sum = __reduce_add_sync(~0u, pages.sum);
   pages.least = __reduce_min_sync(~0u, pages.least);
   return pages;
 }
@@ -175,6 +176,14 @@ __device__ bool TakesWholeUnits(const DecodeArgs& args, const BatchPages& pages,
   return pages.sum * UnitsASequence(args) > num_slices * (cut_rounds - 1) * kClusterSize;
 }
 
+// Where no unit has more charged pages than this, TakesWholeUnits() holds whatever their sum is,
+// and a slice is the unit of its number, without a plan. Never where there are more units than
+// clusters.
+template <int kClusterSize>
+__device__ int WholePages(const DecodeArgs& args) {
+  return args.units_a_cluster == 1 ? kClusterSize * (args.cut_cost + 1) : -1;
+}
+
 // Pages before each of at most 32 sequences, by every warp for itself.
 template <int kClusterSize>
 __device__ const int* SumWarp(const DecodeArgs& args, int pages,
@@ -233,10 +242,10 @@ __device__ void SumBlock(const DecodeArgs& args, PlanStorage<kClusterSize>& stor
   __syncthreads();
 }
 
-// All threads of the CTA call it; the plan is in shared memory, for registers' sake.
+// Leaves the plan in `storage`, for registers' sake, one a warp. All threads of the CTA call it.
 template <int kClusterSize>
-__device__ const DecodePlan& MakePlan(const DecodeArgs& args, PlanStorage<kClusterSize>& storage) {
-  const BatchPages pages = PagesOfBatch(args);
+__device__ void MakePlan(const DecodeArgs& args, const BatchPages& pages,
+                         PlanStorage<kClusterSize>& storage) {
   DecodePlan plan = {};
   const int total_pages = pages.sum * UnitsASequence(args);
   plan.num_slices = min(args.num_clusters, total_pages);
@@ -253,10 +262,8 @@ __device__ const DecodePlan& MakePlan(const DecodeArgs& args, PlanStorage<kClust
       plan.pages_before = storage.pages_before;
     }
   }
-  DecodePlan& shared_plan = storage.plans[threadIdx.x / 32];
-  if (threadIdx.x % 32 == 0) shared_plan = plan;
+  if (threadIdx.x % 32 == 0) storage.plans[threadIdx.x / 32] = plan;
   __syncwarp();
-  return shared_plan;
 }
 
 // The part of one unit that a cluster reads.
@@ -273,35 +280,59 @@ struct Segment {
   __device__ bool IsCut() const { return first_slice != last_slice; }
 };
 
+// The whole unit number `unit` of a sequence.
+__device__ inline void SetUnit(const DecodeArgs& args, int sequence, int unit, int slice,
+                               Segment& segment) {
+  segment.sequence = sequence;
+  segment.span = SpanOfSequence(args, sequence);
+  segment.kv_head = args.row_blocks.Divide(unit);
+  segment.row_block = unit - segment.kv_head * args.row_blocks.value;
+  segment.begin_page = 0;
+  segment.end_page = segment.span.num_pages;
+  segment.first_slice = segment.last_slice = slice;
+}
+
+// The one segment of a slice that takes the unit of its number. False if it has none.
+__device__ inline bool TakeUnit(const DecodeArgs& args, int slice, Segment& segment) {
+  const int sequence = args.units_a_sequence.Divide(slice);
+  if (sequence >= args.batch) return false;
+  SetUnit(args, sequence, slice - sequence * UnitsASequence(args), slice, segment);
+  return segment.end_page > 0;
+}
+
 // Walks one slice's segments in order.
 class SegmentWalker {
  public:
+  // Of a slice without segments, until Start().
   __device__ SegmentWalker(const DecodeArgs& args, const DecodePlan& plan, int slice)
-      : args_(args), plan_(plan), slice_(slice) {
-    if (!plan.cuts_units) {
-      turn_ = slice < plan.num_slices ? SnakeTurn::Of(slice, plan.num_slices)
-                                      : SnakeTurn{.next = INT32_MAX, .step = 0};
+      : args_(args), plan_(plan), slice_(slice) {}
+
+  // Once the plan is made.
+  __device__ void Start() {
+    if (slice_ >= plan_.num_slices) return;
+    if (!plan_.cuts_units) {
+      turn_ = SnakeTurn::Of(slice_, plan_.num_slices);
       return;
     }
-    if (slice >= plan.num_slices) return;
-    const int begin = plan.SliceBegin(slice);
-    pages_left_ = plan.SliceBegin(slice + 1) - begin;
-    int high = args.batch - 1;
+    const int begin = plan_.SliceBegin(slice_);
+    pages_left_ = plan_.SliceBegin(slice_ + 1) - begin;
+    int high = args_.batch - 1;
     while (sequence_ < high) {  // the last sequence that begins at or before `begin`
       const int middle = (sequence_ + high + 1) / 2;
-      if (plan.pages_before[middle] * UnitsASequence(args) <= begin) {
+      if (plan_.pages_before[middle] * UnitsASequence(args_) <= begin) {
         sequence_ = middle;
       } else {
         high = middle - 1;
       }
     }
-    const int offset = begin - plan.pages_before[sequence_] * UnitsASequence(args);
+    const int offset = begin - plan_.pages_before[sequence_] * UnitsASequence(args_);
     unit_ = offset / UnitPages();
     page_ = offset - unit_ * UnitPages();
   }
 
   // False at the end of the slice.
   __device__ bool Next(Segment& segment) {
+    if (turn_.next == kNoTurn && pages_left_ <= 0) return false;
     return plan_.cuts_units ? NextPart(segment) : NextUnit(segment);
   }
 
@@ -310,9 +341,7 @@ class SegmentWalker {
     const int units = args_.batch * UnitsASequence(args_);
     while (turn_.next < units) {
       const int sequence = args_.units_a_sequence.Divide(turn_.next);
-      SetUnit(segment, sequence, turn_.next - sequence * UnitsASequence(args_));
-      segment.begin_page = 0;
-      segment.end_page = segment.span.num_pages;
+      SetUnit(args_, sequence, turn_.next - sequence * UnitsASequence(args_), slice_, segment);
       turn_.Advance(plan_.num_slices);
       if (segment.end_page > 0) return true;
     }
@@ -335,20 +364,12 @@ class SegmentWalker {
     return plan_.pages_before[sequence_ + 1] - plan_.pages_before[sequence_];
   }
 
-  __device__ void SetUnit(Segment& segment, int sequence, int unit) const {
-    segment.sequence = sequence;
-    segment.span = SpanOfSequence(args_, sequence);
-    segment.kv_head = args_.row_blocks.Divide(unit);
-    segment.row_block = unit - segment.kv_head * args_.row_blocks.value;
-    segment.first_slice = segment.last_slice = slice_;
-  }
-
   // The next segment of a slice that cuts units; it may hold no page, only some of its unit's
   // start.
   __device__ void TakePart(Segment& segment) {
     const int unit_pages = UnitPages();
     const int end = min(unit_pages, page_ + pages_left_);
-    SetUnit(segment, sequence_, unit_);
+    SetUnit(args_, sequence_, unit_, slice_, segment);
     segment.begin_page = max(0, page_ - args_.unit_cost);
     segment.end_page = max(0, end - args_.unit_cost);
     const int unit_begin =
@@ -367,10 +388,12 @@ class SegmentWalker {
     }
   }
 
+  static constexpr int kNoTurn = INT32_MAX;
+
   const DecodeArgs& args_;
   const DecodePlan& plan_;
   const int slice_;
-  SnakeTurn turn_ = {};  // units of the batch, where they are whole
+  SnakeTurn turn_ = {kNoTurn, 0};  // units of the batch, where they are whole
   // Where units are cut:
   int sequence_ = 0;
   int unit_ = 0;        // of the sequence

@@ -46,10 +46,10 @@ class Producer {
     if (lane() == 1) ring_.Advance();
   }
 
-  // Reads the slice's segments.
-  __device__ void Run(SegmentWalker& walker, uint64_t (&merge_barriers)[2]) {
-    Segment segment;
-    while (walker.Next(segment)) {
+  // Reads the slice's segments, of which `segment` is the first, if there is `more` than none.
+  __device__ void Run(Segment& segment, bool more, SegmentWalker& walker,
+                      uint64_t (&merge_barriers)[2]) {
+    for (; more; more = walker.Next(segment)) {
       ReadSegment(segment);
       if constexpr (kClusterSize > 1) ShowMergeBarriers(merge_barriers);
     }
@@ -163,10 +163,8 @@ class Consumer {
         ring_(shared.ring, shared.besides.ring_barriers, args.ring_slots),
         writer_(args, shared.besides.cut, reinterpret_cast<float4*>(shared.ring), slice, rank) {}
 
-  // Reads the slice's segments.
-  __device__ void Run(SegmentWalker& walker) {
-    Segment segment;
-    bool more = walker.Next(segment);
+  // Reads the slice's segments, of which `segment` is the first, if there is `more` than none.
+  __device__ void Run(Segment& segment, bool more, SegmentWalker& walker) {
     if (more) SendForQueries(args_, segment, Queries(0));
     NamedBarrier<kFirstSlotsReady, kDecodeThreads>();
     for (; more; ++segment_) {
@@ -383,14 +381,25 @@ __global__ void __launch_bounds__(kDecodeThreads,
   // Only now, as the fence behind the barriers waits for loads on their way.
   Producer<kDim, kTiles, kClusterSize> producer(args, shared, slice, rank);
   LetNextKernelStart();
-  const DecodePlan& plan = MakePlan<kClusterSize>(args, shared.besides.plan);
-  SegmentWalker walker(args, plan, slice);
+  auto& plan = shared.besides.plan;
+  SegmentWalker walker(args, plan.plans[threadIdx.x / 32], slice);
+  const int whole_pages = WholePages<kClusterSize>(args);
+  const BatchPages pages = PagesOfBatch(args, whole_pages);
+  Segment segment;
+  bool more;
+  if (pages.most <= whole_pages) {
+    more = TakeUnit(args, slice, segment);
+  } else {
+    MakePlan<kClusterSize>(args, pages, plan);
+    walker.Start();
+    more = walker.Next(segment);
+  }
   if (threadIdx.x >= kConsumerThreads) {
-    producer.Run(walker, shared.besides.merge_barriers);
+    producer.Run(segment, more, walker, shared.besides.merge_barriers);
   } else {
     Consumer<kDim, kTiles, kClusterSize> consumer(args, shared, slice, rank);
     WaitForPrecedingKernel();
-    consumer.Run(walker);
+    consumer.Run(segment, more, walker);
   }
 }
 
