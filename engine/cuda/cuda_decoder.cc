@@ -6,7 +6,6 @@
 
 #include "engine/models/rope_frequencies.h"
 #include "kernels/cuda/embedding.h"
-#include "kernels/cuda/execution.h"
 #include "kernels/cuda/head_norm_rope.h"
 #include "kernels/cuda/parallax_decode.h"
 #include "kernels/cuda/parallax_prefill.h"
@@ -110,7 +109,8 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, const DeviceWeights& weights
       device_(device),
       communicator_(communicator),
       stream_(stream),
-      plans_(device) {
+      plans_(device),
+      side_(stream.device().index) {
   const CudaDecoderMemory memory = MemoryFor(config, options, device);
   memory_ = kernels::cuda::DeviceBuffer(memory.activations, "activations in GPU memory");
   probe_states_ = kernels::cuda::DeviceBuffer(memory.probe_states, "probe states in GPU memory");
@@ -153,7 +153,7 @@ LinearParams CudaDecoder::Params(const DeviceLinearWeights& weights, const __nv_
   params.tokens = tokens;
   params.num_outputs = weights.outputs;
   params.num_inputs = weights.inputs;
-  params.programmatic_launch = true;  // what precedes on the stream is always a kernel
+  params.programmatic_launch = true;  // what precedes on the stream is a kernel
   return params;
 }
 
@@ -268,58 +268,83 @@ void CudaDecoder::Attention(int64_t layer_index, const StepShape& shape, const D
   rope.cache = cache;
   kernels::cuda::HeadNormRopeAndKvWrite(rope, stream_);
 
-  Attend(shape, step, config_.layer_windows[layer_index], cache);
-  Run(AccumulateParams(layer.o, attended_, shape.tokens));
+  Attend({shape, step, config_.layer_windows[layer_index], cache});
+  LinearParams output = AccumulateParams(layer.o, attended_, shape.tokens);
+  // Started early behind a join, it would wait for one of the two kernels only.
+  output.programmatic_launch = !OverlapsAttention(shape);
+  Run(output);
   communicator_.AllReduceSum(
       TensorView(residual_, DType::kFloat32, {shape.tokens, config_.hidden_size}, device), stream_);
 }
 
 // qrkv_ and the cache -> attended_.
-void CudaDecoder::Attend(const StepShape& shape, const DeviceStep& step, int32_t window,
-                         const kernels::cuda::PagedKvCache& cache) {
+void CudaDecoder::Attend(const AttentionInputs& inputs) {
+  if (OverlapsAttention(inputs.shape)) {
+    // Prefill's blocks take a multiprocessor each and run as long as the keys are many, so they go
+    // first; decode's fill what is left, and more as those end. Neither kernel's blocks wait for
+    // others of their launch (but within a cluster, which starts as one), so that either ends
+    // however few multiprocessors it gets.
+    side_.ForkFrom(stream_);
+    AttendPrefilling(inputs);
+    AttendDecoding(inputs, side_.stream());
+    side_.JoinTo(stream_);
+    return;
+  }
+  if (inputs.shape.decode_sequences > 0) AttendDecoding(inputs, stream_);
+  if (inputs.shape.prefill_sequences() > 0) AttendPrefilling(inputs);
+}
+
+void CudaDecoder::AttendDecoding(const AttentionInputs& inputs, const kernels::Stream& stream) {
+  const StepShape& shape = inputs.shape;
   const StepLayout layout(shape);
   const int64_t width = config_.qrkv_rows();
-  const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
-  const int32_t* const context_len =
-      StepArray<int32_t>(step, layout.context_len, shape.sequences).data();
-  if (shape.decode_sequences > 0) {
-    kernels::cuda::ParallaxDecodeParams decode;
-    decode.q = Heads(qrkv_, 0, shape.decode_sequences, width);
-    if (config_.has_probe) {
-      decode.r = Heads(qrkv_ + config_.q_rows(), 0, shape.decode_sequences, width);
-    }
-    decode.out = Heads(attended_, 0, shape.decode_sequences, config_.q_rows());
-    decode.cache = cache;
-    decode.batch = shape.decode_sequences;
-    decode.context_len = context_len;
-    decode.block_tables = step.block_tables;
-    decode.max_blocks = step.max_blocks;
-    decode.softmax_scale = scale;
-    decode.sliding_window = window;
-    decode.workspace = decode_workspace_;
-    decode.programmatic_launch = true;
-    kernels::cuda::ParallaxDecode(decode, device_, stream_);
+  kernels::cuda::ParallaxDecodeParams decode;
+  decode.q = Heads(qrkv_, 0, shape.decode_sequences, width);
+  if (config_.has_probe) {
+    decode.r = Heads(qrkv_ + config_.q_rows(), 0, shape.decode_sequences, width);
   }
-  if (shape.prefill_sequences() > 0) {
-    const int first = shape.decode_sequences;  // sequences and rows alike
-    kernels::cuda::ParallaxPrefillParams prefill;
-    prefill.q = Heads(qrkv_, first, shape.prefill_tokens(), width);
-    if (config_.has_probe) {
-      prefill.r = Heads(qrkv_ + config_.q_rows(), first, shape.prefill_tokens(), width);
-    }
-    prefill.out = Heads(attended_, first, shape.prefill_tokens(), config_.q_rows());
-    prefill.cache = cache;
-    prefill.batch = shape.prefill_sequences();
-    prefill.query_start =
-        StepArray<int32_t>(step, layout.prefill_query_start, shape.prefill_sequences() + 1).data();
-    prefill.context_len = context_len + first;
-    prefill.block_tables = step.block_tables + int64_t{first} * step.max_blocks;
-    prefill.max_blocks = step.max_blocks;
-    prefill.softmax_scale = scale;
-    prefill.sliding_window = window;
-    prefill.workspace = prefill_workspace_;
-    kernels::cuda::ParallaxPrefill(prefill, device_, stream_);
+  decode.out = Heads(attended_, 0, shape.decode_sequences, config_.q_rows());
+  decode.cache = inputs.cache;
+  decode.batch = shape.decode_sequences;
+  decode.context_len = StepArray<int32_t>(inputs.step, layout.context_len, shape.sequences).data();
+  decode.block_tables = inputs.step.block_tables;
+  decode.max_blocks = inputs.step.max_blocks;
+  decode.softmax_scale = softmax_scale();
+  decode.sliding_window = inputs.window;
+  decode.workspace = decode_workspace_;
+  // On the side stream a wait for an event precedes, not a kernel.
+  decode.programmatic_launch = !OverlapsAttention(shape);
+  kernels::cuda::ParallaxDecode(decode, device_, stream);
+}
+
+void CudaDecoder::AttendPrefilling(const AttentionInputs& inputs) {
+  const StepShape& shape = inputs.shape;
+  const StepLayout layout(shape);
+  const int64_t width = config_.qrkv_rows();
+  const int first = shape.decode_sequences;  // sequences and rows alike
+  kernels::cuda::ParallaxPrefillParams prefill;
+  prefill.q = Heads(qrkv_, first, shape.prefill_tokens(), width);
+  if (config_.has_probe) {
+    prefill.r = Heads(qrkv_ + config_.q_rows(), first, shape.prefill_tokens(), width);
   }
+  prefill.out = Heads(attended_, first, shape.prefill_tokens(), config_.q_rows());
+  prefill.cache = inputs.cache;
+  prefill.batch = shape.prefill_sequences();
+  prefill.query_start =
+      StepArray<int32_t>(inputs.step, layout.prefill_query_start, shape.prefill_sequences() + 1)
+          .data();
+  prefill.context_len =
+      StepArray<int32_t>(inputs.step, layout.context_len, shape.sequences).data() + first;
+  prefill.block_tables = inputs.step.block_tables + int64_t{first} * inputs.step.max_blocks;
+  prefill.max_blocks = inputs.step.max_blocks;
+  prefill.softmax_scale = softmax_scale();
+  prefill.sliding_window = inputs.window;
+  prefill.workspace = prefill_workspace_;
+  kernels::cuda::ParallaxPrefill(prefill, device_, stream_);
+}
+
+float CudaDecoder::softmax_scale() const {
+  return 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
 }
 
 // hidden_ -> residual_, through one layer's SwiGLU MLP.

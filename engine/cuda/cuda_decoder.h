@@ -6,7 +6,8 @@
 //   x         += (silu(g) * u) W_down^T      [g u] = RMSNorm(x) W_gate_up^T
 // The sums into x, and the gate, are epilogues of the projections. Sequences of one row go
 // through the decode kernel, the others through prefill; both compute softmax for a model without
-// a probe.
+// a probe. In a step that has both they run side by side: decode waits for memory, prefill for the
+// matrix units, and few rows leave multiprocessors free.
 //
 // Every call only enqueues, reads what varies on the device and can be captured.
 //
@@ -26,6 +27,7 @@
 #include "engine/models/model_config.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/device_properties.h"
+#include "kernels/cuda/execution.h"
 #include "kernels/cuda/linear_plans.h"
 #include "kernels/cuda/paged_kv_cache.h"
 #include "kernels/stream.h"
@@ -37,6 +39,8 @@ struct CudaDecoderOptions {
   int max_tokens = 0;          // rows of a step
   int max_logits_rows = 0;     // rows of logits at once
   int max_context_tokens = 0;  // positions of the rotary table
+  // Decode attention beside prefill's, else before it: the results are the same, bit for bit.
+  bool overlap_attention = true;
 };
 
 /// Bytes beside the weights.
@@ -83,8 +87,22 @@ class CudaDecoder {
  private:
   void Attention(int64_t layer_index, const StepShape& shape, const DeviceStep& step,
                  const kernels::cuda::PagedKvCache& cache);
-  void Attend(const StepShape& shape, const DeviceStep& step, int32_t window,
-              const kernels::cuda::PagedKvCache& cache);
+  // One layer's attention over a step's keys and values.
+  struct AttentionInputs {
+    const StepShape& shape;
+    const DeviceStep& step;
+    int32_t window;
+    const kernels::cuda::PagedKvCache& cache;
+  };
+
+  bool OverlapsAttention(const StepShape& shape) const {
+    return options_.overlap_attention && shape.decode_sequences > 0 &&
+           shape.prefill_sequences() > 0;
+  }
+  void Attend(const AttentionInputs& inputs);
+  void AttendDecoding(const AttentionInputs& inputs, const kernels::Stream& stream);
+  void AttendPrefilling(const AttentionInputs& inputs);
+  float softmax_scale() const;
   void Mlp(const DeviceLayerWeights& layer, int tokens);
   void Norm(const float* weight, int tokens);
   kernels::cuda::LinearParams Params(const DeviceLinearWeights& weights, const __nv_bfloat16* x,
@@ -109,6 +127,7 @@ class CudaDecoder {
 
   kernels::cuda::DeviceBuffer memory_;
   kernels::cuda::DeviceBuffer probe_states_;
+  kernels::cuda::SideStream side_;  // after the memory: waits before that is freed
   // Within memory_. The attention block's tensors and the MLP's are never alive together.
   float* residual_ = nullptr;           // [tokens, hidden]
   __nv_bfloat16* hidden_ = nullptr;     // [tokens, hidden] normed; at the end, the output
