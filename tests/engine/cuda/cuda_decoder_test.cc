@@ -219,5 +219,105 @@ INSTANTIATE_TEST_SUITE_P(Shapes, RandomModel,
                                            Spec("Qwen3ForCausalLM", 2, 128, false),
                                            WithBiases(Spec("LlamaForCausalLM", 2, 64, false))));
 
+// Sequences that decode beside others whose prompts come in chunks. One seed makes one course of
+// steps: two decoders that compute the same bits keep the same caches.
+class MixedCourse {
+ public:
+  static constexpr int kContext = 2048;
+  static constexpr int kDecoding = 40;
+  static constexpr int kPrompts = 4;
+
+  MixedCourse(uint64_t seed, int64_t vocab) : random_(seed) {
+    sequences_.resize(kDecoding + kPrompts);
+    for (HarnessSequence& sequence : sequences_) {
+      sequence.tokens = RandomTokens(random_, kContext, vocab);
+    }
+  }
+
+  // Contexts long enough for decode attention to outlast that of a short chunk by far.
+  void Prefill(CudaDecoderHarness& harness) {
+    constexpr int kChunk = CudaDecoderHarness::kMaxTokens;
+    for (int s = 0; s < kDecoding; ++s) {
+      const int length = Between(kContext / 2, kContext - 256);
+      for (int done = 0; done < length; done += kChunk) {
+        std::vector<int32_t> counts(sequences_.size());
+        counts[s] = std::min(kChunk, length - done);
+        harness.Launch(sequences_, counts);
+        harness.Collect();
+      }
+    }
+  }
+
+  // Steps right behind each other, every one with both kinds; the logits of each chunk's end.
+  std::vector<std::vector<float>> Run(CudaDecoderHarness& harness) {
+    for (int step = 0; step < CudaDecoderHarness::kMaxInFlight; ++step) {
+      harness.Launch(sequences_, NextCounts());
+    }
+    return harness.Collect();
+  }
+
+ private:
+  int Between(int least, int most) {
+    return least + static_cast<int>(random_() % static_cast<uint64_t>(most - least + 1));
+  }
+
+  // Now and then one row decodes, and chunks are of a few rows or of hundreds.
+  std::vector<int32_t> NextCounts() {
+    std::vector<int32_t> counts(sequences_.size());
+    const int decoding = Between(0, 3) == 0 ? Between(1, 4) : Between(kDecoding / 2, kDecoding);
+    for (int s = 0; s < decoding; ++s) counts[s] = 1;
+    const int prompts = Between(1, kPrompts);
+    const int most = Between(0, 1) == 0 ? 8 : 240;
+    for (int p = 0; p < prompts; ++p) counts[kDecoding + p] = Between(2, most);
+    for (size_t s = 0; s < sequences_.size(); ++s) {
+      HarnessSequence& sequence = sequences_[s];
+      if (sequence.computed + counts[s] > kContext) {
+        sequence.computed = s < kDecoding ? kContext / 2 : 0;
+      }
+    }
+    return counts;
+  }
+
+  std::mt19937_64 random_;
+  std::vector<HarnessSequence> sequences_;
+};
+
+class BothAttentions : public ::testing::TestWithParam<CheckpointSpec> {
+ protected:
+  // The same course with both at once and one by one.
+  static void ExpectSameBits(bool captured, int rounds) {
+    const TempFolder folder;
+    WriteRandomCheckpoint(GetParam(), folder.path());
+    CudaDecoderHarness at_once(folder.path(),
+                               {.max_context = MixedCourse::kContext, .captured = captured});
+    CudaDecoderHarness one_by_one(
+        folder.path(), {.max_context = MixedCourse::kContext, .overlap_attention = false});
+    MixedCourse course(3, GetParam().shape.vocab);
+    MixedCourse same_course(3, GetParam().shape.vocab);
+    course.Prefill(at_once);
+    same_course.Prefill(one_by_one);
+    for (int round = 0; round < rounds; ++round) {
+      const auto logits = course.Run(at_once);
+      const auto expected = same_course.Run(one_by_one);
+      ASSERT_EQ(logits.size(), expected.size());
+      for (size_t row = 0; row < logits.size(); ++row) {
+        ASSERT_EQ(logits[row], expected[row]) << "of round " << round << ", row " << row;
+      }
+    }
+  }
+};
+
+// Each kernel computes what it does alone, so nothing but a missing wait can change a bit: an
+// output projection ahead of the join sees rows of the layer before, a decode kernel ahead of the
+// fork queries that are not normed and rotated yet.
+TEST_P(BothAttentions, AtOnceComputeWhatTheyDoOneByOne) { ExpectSameBits(false, 100); }
+
+TEST_P(BothAttentions, AtOnceInAGraphComputeWhatTheyDoOneByOne) { ExpectSameBits(true, 5); }
+
+INSTANTIATE_TEST_SUITE_P(Shapes, BothAttentions,
+                         ::testing::Values(Spec("ParallaxQwen3ForCausalLM", 4, 128, true),
+                                           Spec("ParallaxQwen3ForCausalLM", 2, 64, true),
+                                           Spec("Qwen3ForCausalLM", 2, 128, false)));
+
 }  // namespace
 }  // namespace parallax::testing
