@@ -1,7 +1,13 @@
 // Where a decode step's time goes: replays the step's CUDA graph, whole and in parts, without a
 // server around it, on random weights of a reference shape. One JSON line a case.
 //
-//   step_bench SHAPE_FOLDER BATCH:CONTEXT ...     e.g. shapes/1.7b 1:1024 1:0 128:2048
+//   step_bench SHAPE_FOLDER CASE ...     e.g. shapes/1.7b 1:1024 1:0 128:2048
+//   mixed:32:2048:448:7744
+//
+// A case is BATCH:CONTEXT, or mixed:BATCH:CONTEXT:CHUNK:PREFIX for a step in which CHUNK rows of a
+// prompt go beside the decoding sequences, after PREFIX that are computed already. Of a mixed step
+// the layers are timed, launched one by one as the server does, with decode attention beside
+// prefill's and before it.
 //
 // BATCH:LOW-HIGH (64:1664-2432) makes contexts that differ, evenly spaced from HIGH down to LOW:
 // a server's sequences, which it orders that way. "context" is then their mean.
@@ -9,6 +15,7 @@
 // Microseconds a replay, back to back. A context of 0 leaves attention's reads out; what remains
 // beside it is launches and projections. read_fraction is the bytes that the step must read (all
 // weights once, keys and values) over the time, as a share of a plain read in the same run.
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <functional>
@@ -16,6 +23,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bench/kernels/cuda/read_ceiling.h"
@@ -45,6 +53,8 @@ struct Case {
   int batch = 0;
   int low = 0;  // contexts
   int high = 0;
+  int chunk = 0;   // rows of a prompt beside them
+  int prefix = 0;  // of the prompt
 
   // The longest first.
   int context(int sequence) const {
@@ -55,16 +65,32 @@ struct Case {
     for (int s = 0; s < batch; ++s) sum += context(s);
     return sum / batch;
   }
-  // That every sequence may have.
-  int pages() const { return std::max(1, (high + kPageTokens - 1) / kPageTokens); }
+  bool mixed() const { return chunk > 0; }
+  int sequences() const { return batch + (mixed() ? 1 : 0); }
+  int tokens() const { return batch + chunk; }
+  // That every decoding sequence may have.
+  int pages() const { return PagesOf(high); }
+  int prompt_pages() const { return mixed() ? PagesOf(prefix + chunk) : 0; }
+
+ private:
+  static int PagesOf(int keys) { return std::max(1, (keys + kPageTokens - 1) / kPageTokens); }
 };
 
 Case ParseCase(const std::string& text) {
   Case result;
+  int context = 0;
+  if (std::sscanf(text.c_str(), "mixed:%d:%d:%d:%d", &result.batch, &context, &result.chunk,
+                  &result.prefix) == 4 &&
+      result.batch >= 1 && context >= 1 && result.chunk >= 2 && result.prefix >= 0) {
+    result.low = result.high = context;
+    return result;
+  }
+  result = {};
   const int read = std::sscanf(text.c_str(), "%d:%d-%d", &result.batch, &result.low, &result.high);
   if (read == 2) result.high = result.low;
   if (read < 2 || result.batch < 1 || result.low < 0 || result.high < result.low) {
-    throw std::runtime_error("not BATCH:CONTEXT or BATCH:LOW-HIGH: " + text);
+    throw std::runtime_error(
+        "not BATCH:CONTEXT, BATCH:LOW-HIGH or mixed:BATCH:CONTEXT:CHUNK:PREFIX: " + text);
   }
   return result;
 }
@@ -86,22 +112,17 @@ class StepBench {
       : folder_(folder),
         config_(ReadConfig(folder)),
         device_(kernels::cuda::ReadDeviceProperties(0)),
-        stream_(0),
+        stream_(0, kernels::cuda::StreamPriority::kHigh),
         cost_model_(config_) {
     for (const Case& c : cases) {
-      max_batch_ = std::max(max_batch_, c.batch);
-      max_blocks_ = std::max(max_blocks_, c.pages());
-      num_pages_ = std::max(num_pages_, c.batch * c.pages());
+      max_batch_ = std::max(max_batch_, c.sequences());
+      max_tokens_ = std::max(max_tokens_, c.tokens());
+      max_blocks_ = std::max({max_blocks_, c.pages(), c.prompt_pages()});
+      num_pages_ = std::max(num_pages_, c.batch * c.pages() + c.prompt_pages());
     }
     DummyTensorSource source(/*seed=*/1, kernels::DType::kBFloat16);
     weights_ = ValueOrThrow(LoadDeviceWeights(config_, source, stream_.stream()));
-    decoder_ = std::make_unique<CudaDecoder>(
-        config_, *weights_,
-        CudaDecoderOptions{.max_tokens = max_batch_,
-                           .max_logits_rows = max_batch_,
-                           .max_context_tokens = max_blocks_ * kPageTokens},
-        device_, communicator_, stream_.stream());
-    decoder_->TuneLinearLayers({});
+    decoder_ = MakeDecoder(/*overlap_attention=*/true, {});
     sampler_ = std::make_unique<SamplerMemory>(
         SamplerMemoryOptions{.max_num_seqs = max_batch_,
                              .max_context_tokens = max_blocks_ * kPageTokens,
@@ -111,20 +132,20 @@ class StepBench {
                              .token_mask = {},
                              .eos_token_ids = {}},
         stream_);
-    AllocateSteps();
+    AllocateSteps(cases);
     AllocatePages();
     ceiling_ = ReadBytesPerSecond(weights_->memory.data(),
                                   std::min(kCeilingBytes, weights_->memory.bytes().size()));
   }
 
-  void Run(const Case& c) {
+  void Run(const Case& c) { c.mixed() ? RunMixed(c) : RunDecode(c); }
+
+ private:
+  void RunDecode(const Case& c) {
     const ForwardBatch batch = MakeBatch(c);
     const StepShape shape = DecodeShape(c.batch);
     Upload(batch, shape);
-    const DeviceStep step = {.block = block_.data(),
-                             .block_tables = block_tables_.as<const int32_t>(),
-                             .max_blocks = max_blocks_,
-                             .slot_tokens = sampler_->slot_tokens()};
+    const DeviceStep step = Step();
     const auto layers = [&] { decoder_->Forward(shape, step, caches_); };
     const auto logits = [&] { decoder_->LogitsOfRows(0, c.batch); };
     const auto sample = [&] { Sample(shape); };
@@ -140,9 +161,49 @@ class StepBench {
     std::fflush(stdout);
   }
 
- private:
-  void AllocateSteps() {
-    const size_t bytes = StepLayout(DecodeShape(max_batch_)).size;
+  void RunMixed(const Case& c) {
+    if (one_by_one_ == nullptr) {
+      one_by_one_ = MakeDecoder(/*overlap_attention=*/false, decoder_->SerializedPlans());
+    }
+    const ForwardBatch batch = MakeBatch(c);
+    const StepShape shape = ShapeOf(batch);
+    Upload(batch, shape);
+    const DeviceStep step = Step();
+    const double at_once = EagerMicroseconds([&] { decoder_->Forward(shape, step, caches_); });
+    const double one_by_one =
+        EagerMicroseconds([&] { one_by_one_->Forward(shape, step, caches_); });
+    std::printf(
+        "{\"shape\": \"%s\", \"batch\": %d, \"context\": %d, \"chunk\": %d, \"prefix\": %d, "
+        "\"layers_us\": %.1f, \"one_by_one_us\": %.1f}\n",
+        folder_.substr(folder_.rfind('/') + 1).c_str(), c.batch, c.high, c.chunk, c.prefix,
+        at_once, one_by_one);
+    std::fflush(stdout);
+  }
+
+  std::unique_ptr<CudaDecoder> MakeDecoder(bool overlap_attention, std::string_view plans) {
+    auto decoder = std::make_unique<CudaDecoder>(
+        config_, *weights_,
+        CudaDecoderOptions{.max_tokens = max_tokens_,
+                           .max_logits_rows = max_batch_,
+                           .max_context_tokens = max_blocks_ * kPageTokens,
+                           .overlap_attention = overlap_attention},
+        device_, communicator_, stream_.stream());
+    decoder->TuneLinearLayers(plans);
+    return decoder;
+  }
+
+  DeviceStep Step() const {
+    return {.block = block_.data(),
+            .block_tables = block_tables_.as<const int32_t>(),
+            .max_blocks = max_blocks_,
+            .slot_tokens = sampler_->slot_tokens()};
+  }
+
+  void AllocateSteps(const std::vector<Case>& cases) {
+    size_t bytes = StepLayout(DecodeShape(max_batch_)).size;
+    for (const Case& c : cases) {
+      bytes = std::max(bytes, StepLayout(ShapeOf(MakeBatch(c))).size);
+    }
     const size_t table_bytes = sizeof(int32_t) * max_batch_ * max_blocks_;
     block_ = DeviceBuffer(bytes, "step inputs");
     staging_ = PinnedBuffer(std::max(bytes, table_bytes), "step inputs");
@@ -162,7 +223,8 @@ class StepBench {
     }
   }
 
-  // Every sequence decodes its last token; pages of one lie next to each other.
+  // Every sequence decodes its last token; pages of one lie next to each other. The prompt's chunk
+  // is last.
   ForwardBatch MakeBatch(const Case& c) const {
     ForwardBatch batch;
     batch.query_start.push_back(0);
@@ -181,7 +243,23 @@ class StepBench {
         batch.block_tables.push_back(s * c.pages() + std::min(page, c.pages() - 1));
       }
     }
+    if (c.mixed()) AddChunk(c, batch);
     return batch;
+  }
+
+  void AddChunk(const Case& c, ForwardBatch& batch) const {
+    const int first_page = c.batch * c.pages();
+    for (int position = c.prefix; position < c.prefix + c.chunk; ++position) {
+      batch.token_ids.push_back(1 + position % 1000);
+      batch.positions.push_back(position);
+      batch.slot_mapping.push_back(int64_t{first_page} * kPageTokens + position);
+    }
+    batch.sequence_slots.push_back(c.batch);
+    batch.query_start.push_back(c.tokens());
+    batch.context_len.push_back(c.prefix + c.chunk);
+    for (int page = 0; page < max_blocks_; ++page) {
+      batch.block_tables.push_back(first_page + std::min(page, c.prompt_pages() - 1));
+    }
   }
 
   void Upload(const ForwardBatch& batch, const StepShape& shape) {
@@ -226,6 +304,17 @@ class StepBench {
     return 1e3 * Event::ElapsedMilliseconds(begin, end) / kReplays;
   }
 
+  double EagerMicroseconds(const std::function<void()>& enqueue) {
+    for (int i = 0; i < kWarmUps; ++i) enqueue();
+    Event begin;
+    Event end;
+    begin.Record(stream_.stream());
+    for (int i = 0; i < kReplays; ++i) enqueue();
+    end.Record(stream_.stream());
+    end.Synchronize();
+    return 1e3 * Event::ElapsedMilliseconds(begin, end) / kReplays;
+  }
+
   const std::string folder_;
   const ModelConfig config_;
   const kernels::cuda::DeviceProperties device_;
@@ -233,10 +322,12 @@ class StepBench {
   const StepCostModel cost_model_;
   SingleDeviceCommunicator communicator_;
   int max_batch_ = 0;
+  int max_tokens_ = 0;
   int max_blocks_ = 0;
   int num_pages_ = 0;
   std::unique_ptr<const DeviceWeights> weights_;
   std::unique_ptr<CudaDecoder> decoder_;
+  std::unique_ptr<CudaDecoder> one_by_one_;  // made for the first mixed case
   std::unique_ptr<SamplerMemory> sampler_;
   DeviceBuffer block_;
   DeviceBuffer block_tables_;
@@ -249,7 +340,7 @@ class StepBench {
 
 int Main(int argc, char** argv) {
   if (argc < 3) {
-    std::fprintf(stderr, "usage: step_bench SHAPE_FOLDER BATCH:CONTEXT[-HIGH] ...\n");
+    std::fprintf(stderr, "usage: step_bench SHAPE_FOLDER CASE ...\n");
     return 2;
   }
   try {
