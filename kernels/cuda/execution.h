@@ -39,7 +39,7 @@ class OwnedStream {
 
 enum class EventUse {
   kTiming,
-  kOrder,  // does without the time stamp, which a stream would stop for
+  kOrder,  // has no time stamp, and costs a stream less
 };
 
 // A point on a stream. Waiting blocks the thread and leaves the core to others.
