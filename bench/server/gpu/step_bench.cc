@@ -1,16 +1,14 @@
 // Where a decode step's time goes: replays the step's CUDA graph, whole and in parts, without a
 // server around it, on random weights of a reference shape. One JSON line a case.
 //
-//   step_bench SHAPE_FOLDER CASE ...     e.g. shapes/1.7b 1:1024 1:0 128:2048
-//   mixed:32:2048:448:7744
+//   step_bench SHAPE_FOLDER CASE ...     e.g. shapes/1.7b 1:1024 64:1664-2432 mixed:32:2048:448:7744
 //
-// A case is BATCH:CONTEXT, or mixed:BATCH:CONTEXT:CHUNK:PREFIX for a step in which CHUNK rows of a
-// prompt go beside the decoding sequences, after PREFIX that are computed already. Of a mixed step
-// the layers are timed, launched one by one as the server does, with decode attention beside
-// prefill's and before it.
+// BATCH:CONTEXT is a decode step. BATCH:LOW-HIGH makes contexts that differ, evenly spaced from HIGH
+// down to LOW: a server's sequences, which it orders that way. "context" is then their mean.
 //
-// BATCH:LOW-HIGH (64:1664-2432) makes contexts that differ, evenly spaced from HIGH down to LOW:
-// a server's sequences, which it orders that way. "context" is then their mean.
+// mixed:BATCH:CONTEXT:CHUNK:PREFIX is a step in which CHUNK rows of a prompt go beside the decoding
+// sequences, after PREFIX that are computed already. Of it the layers are timed, launched one by one
+// as the server does: with decode attention beside prefill's, and before it.
 //
 // Microseconds a replay, back to back. A context of 0 leaves attention's reads out; what remains
 // beside it is launches and projections. read_fraction is the bytes that the step must read (all
