@@ -46,6 +46,7 @@ class Arena {
 struct Activations {
   float* residual;
   __nv_bfloat16* hidden;
+  float* squares;
   __nv_bfloat16* block;  // an attention block's tensors, or an MLP's
   __nv_bfloat16* gathered;
   float* logits;
@@ -61,6 +62,8 @@ Activations Place(const ModelConfig& config, const CudaDecoderOptions& options, 
   Activations place;
   place.residual = arena.Take<float>(tokens * config.hidden_size);
   place.hidden = arena.Take<__nv_bfloat16>(tokens * config.hidden_size);
+  place.squares =
+      arena.Take<float>(kernels::cuda::kMaxSkinnyTokens * kernels::cuda::kMaxSquareParts);
   place.block = arena.Take<__nv_bfloat16>(tokens * block_width);
   place.gathered = arena.Take<__nv_bfloat16>(options.max_logits_rows * config.hidden_size);
   place.logits = arena.Take<float>(options.max_logits_rows * config.vocab_size);
@@ -118,6 +121,9 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, const DeviceWeights& weights
   const Activations place = Place(config, options, arena);
   residual_ = place.residual;
   hidden_ = place.hidden;
+  squares_ = place.squares;
+  square_parts_ =
+      kernels::cuda::SkinnySquareParts(static_cast<int>(config.hidden_size), stream.device());
   qrkv_ = activated_ = place.block;
   attended_ = qrkv_ + options.max_tokens * config.qrkv_rows();
   gathered_ = place.gathered;
@@ -157,19 +163,40 @@ LinearParams CudaDecoder::Params(const DeviceLinearWeights& weights, const __nv_
   return params;
 }
 
+LinearParams CudaDecoder::NormedParams(const DeviceLinearWeights& weights, int tokens,
+                                       bool is_deferred) const {
+  LinearParams params = Params(weights, hidden_, tokens);
+  if (is_deferred) {
+    params.norm = {.squares = squares_, .parts = square_parts_, .epsilon = config_.rms_norm_eps};
+  }
+  return params;
+}
+
 // On several devices only one may add to the residual stream before the sum over all; the others
 // would store. With one device, the sum is nothing and the addition is free.
 LinearParams CudaDecoder::AccumulateParams(const DeviceLinearWeights& weights,
-                                           const __nv_bfloat16* x, int tokens) const {
+                                           const __nv_bfloat16* x, int tokens,
+                                           const float* deferred_norm) const {
   LinearParams params = Params(weights, x, tokens);
   params.y = residual_;
   params.y_dtype = DType::kFloat32;
   params.epilogue = LinearEpilogue::kAccumulate;
+  if (deferred_norm != nullptr) {
+    params.next_norm = {.weight = deferred_norm, .scaled = hidden_, .squares = squares_};
+  }
   return params;
 }
 
-LinearParams CudaDecoder::GateUpParams(const DeviceLinearWeights& weights, int tokens) const {
-  LinearParams params = Params(weights, hidden_, tokens);
+LinearParams CudaDecoder::QrkvParams(const DeviceLinearWeights& weights, int tokens,
+                                     bool is_deferred) const {
+  LinearParams params = NormedParams(weights, tokens, is_deferred);
+  params.y = qrkv_;
+  return params;
+}
+
+LinearParams CudaDecoder::GateUpParams(const DeviceLinearWeights& weights, int tokens,
+                                       bool is_deferred) const {
+  LinearParams params = NormedParams(weights, tokens, is_deferred);
   params.y = activated_;
   params.epilogue = LinearEpilogue::kSiluAndMul;
   return params;
@@ -186,12 +213,10 @@ std::vector<LinearParams> CudaDecoder::AllLinearLayers() const {
   const int tokens = options_.max_tokens;
   std::vector<LinearParams> layers;
   for (const DeviceLayerWeights& layer : weights_.layers) {
-    LinearParams qrkv = Params(layer.qrkv, hidden_, tokens);
-    qrkv.y = qrkv_;
-    layers.push_back(qrkv);
-    layers.push_back(AccumulateParams(layer.o, attended_, tokens));
-    layers.push_back(GateUpParams(layer.gate_up, tokens));
-    layers.push_back(AccumulateParams(layer.down, activated_, tokens));
+    layers.push_back(QrkvParams(layer.qrkv, tokens, false));
+    layers.push_back(AccumulateParams(layer.o, attended_, tokens, nullptr));
+    layers.push_back(GateUpParams(layer.gate_up, tokens, false));
+    layers.push_back(AccumulateParams(layer.down, activated_, tokens, nullptr));
   }
   layers.push_back(LogitsParams(gathered_, options_.max_logits_rows));
   return layers;
@@ -210,6 +235,16 @@ void CudaDecoder::Norm(const float* weight, int tokens) {
       TensorView(hidden_, DType::kBFloat16, {tokens, config_.hidden_size}, device), stream_);
 }
 
+bool CudaDecoder::DefersNorms(int tokens) const {
+  if (square_parts_ == 0) return false;
+  const DeviceLayerWeights& layer = weights_.layers.front();  // all are of one shape
+  const auto runs_skinny = [&](const LinearParams& params) { return plans_.RunsSkinny(params); };
+  return runs_skinny(QrkvParams(layer.qrkv, tokens, true)) &&
+         runs_skinny(AccumulateParams(layer.o, attended_, tokens, nullptr)) &&
+         runs_skinny(GateUpParams(layer.gate_up, tokens, true)) &&
+         runs_skinny(AccumulateParams(layer.down, activated_, tokens, nullptr));
+}
+
 void CudaDecoder::Forward(const StepShape& shape, const DeviceStep& step,
                           std::span<const kernels::cuda::PagedKvCache> caches) {
   const StepLayout layout(shape);
@@ -221,12 +256,13 @@ void CudaDecoder::Forward(const StepShape& shape, const DeviceStep& step,
        .slot_tokens = step.slot_tokens,
        .out = TensorView(residual_, DType::kFloat32, {shape.tokens, config_.hidden_size}, device)},
       stream_);
+  const bool defers = DefersNorms(shape.tokens);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const DeviceLayerWeights& layer = weights_.layers[i];
-    Norm(layer.input_norm, shape.tokens);
-    Attention(i, shape, step, caches[i]);
-    Norm(layer.post_attention_norm, shape.tokens);
-    Mlp(layer, shape.tokens);
+    if (i == 0 || !defers) Norm(layer.input_norm, shape.tokens);
+    Attention(i, shape, step, caches[i], defers);
+    if (!defers) Norm(layer.post_attention_norm, shape.tokens);
+    Mlp(i, shape.tokens, defers);
   }
   Norm(weights_.final_norm, shape.tokens);
 }
@@ -240,14 +276,12 @@ TensorView CudaDecoder::Heads(__nv_bfloat16* data, int first_row, int rows, int6
 
 // hidden_ -> residual_, through one layer's attention.
 void CudaDecoder::Attention(int64_t layer_index, const StepShape& shape, const DeviceStep& step,
-                            const kernels::cuda::PagedKvCache& cache) {
+                            const kernels::cuda::PagedKvCache& cache, bool defers_norms) {
   const DeviceLayerWeights& layer = weights_.layers[layer_index];
   const StepLayout layout(shape);
   const kernels::Device device = stream_.device();
   const int64_t width = config_.qrkv_rows();
-  LinearParams qrkv = Params(layer.qrkv, hidden_, shape.tokens);
-  qrkv.y = qrkv_;
-  Run(qrkv);
+  Run(QrkvParams(layer.qrkv, shape.tokens, defers_norms && layer_index > 0));
 
   const auto norm_weight = [&](const float* weight) {
     return weight == nullptr ? ConstTensorView()
@@ -269,7 +303,8 @@ void CudaDecoder::Attention(int64_t layer_index, const StepShape& shape, const D
   kernels::cuda::HeadNormRopeAndKvWrite(rope, stream_);
 
   Attend({shape, step, config_.layer_windows[layer_index], cache});
-  LinearParams output = AccumulateParams(layer.o, attended_, shape.tokens);
+  LinearParams output = AccumulateParams(layer.o, attended_, shape.tokens,
+                                         defers_norms ? layer.post_attention_norm : nullptr);
   // Started early behind a join, it would wait for one of the two kernels only.
   output.programmatic_launch = !OverlapsAttention(shape);
   Run(output);
@@ -348,9 +383,13 @@ float CudaDecoder::softmax_scale() const {
 }
 
 // hidden_ -> residual_, through one layer's SwiGLU MLP.
-void CudaDecoder::Mlp(const DeviceLayerWeights& layer, int tokens) {
-  Run(GateUpParams(layer.gate_up, tokens));
-  Run(AccumulateParams(layer.down, activated_, tokens));
+void CudaDecoder::Mlp(int64_t layer_index, int tokens, bool defers_norms) {
+  const DeviceLayerWeights& layer = weights_.layers[layer_index];
+  const bool is_last = layer_index + 1 == config_.num_layers;
+  const float* const next_norm =
+      defers_norms && !is_last ? weights_.layers[layer_index + 1].input_norm : nullptr;
+  Run(GateUpParams(layer.gate_up, tokens, defers_norms));
+  Run(AccumulateParams(layer.down, activated_, tokens, next_norm));
   communicator_.AllReduceSum(
       TensorView(residual_, DType::kFloat32, {tokens, config_.hidden_size}, stream_.device()),
       stream_);

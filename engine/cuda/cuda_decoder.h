@@ -85,8 +85,12 @@ class CudaDecoder {
   kernels::ConstTensorView logits() const;
 
  private:
+  // Whether a step of so many tokens leaves its norms to the linear layers (DeferredNorm). Else,
+  // and for the first norm and the last, Norm runs. With several devices none could: the residual
+  // stream must be whole where its squares are summed.
+  bool DefersNorms(int tokens) const;
   void Attention(int64_t layer_index, const StepShape& shape, const DeviceStep& step,
-                 const kernels::cuda::PagedKvCache& cache);
+                 const kernels::cuda::PagedKvCache& cache, bool defers_norms);
   // One layer's attention over a step's keys and values.
   struct AttentionInputs {
     const StepShape& shape;
@@ -103,13 +107,21 @@ class CudaDecoder {
   void AttendDecoding(const AttentionInputs& inputs, const kernels::Stream& stream);
   void AttendPrefilling(const AttentionInputs& inputs);
   float softmax_scale() const;
-  void Mlp(const DeviceLayerWeights& layer, int tokens);
+  void Mlp(int64_t layer_index, int tokens, bool defers_norms);
   void Norm(const float* weight, int tokens);
   kernels::cuda::LinearParams Params(const DeviceLinearWeights& weights, const __nv_bfloat16* x,
                                      int tokens) const;
+  // From hidden_, whose norm is deferred or done.
+  kernels::cuda::LinearParams NormedParams(const DeviceLinearWeights& weights, int tokens,
+                                           bool is_deferred) const;
+  // Into residual_; into hidden_ as well if a norm that is deferred follows, else null.
   kernels::cuda::LinearParams AccumulateParams(const DeviceLinearWeights& weights,
-                                               const __nv_bfloat16* x, int tokens) const;
-  kernels::cuda::LinearParams GateUpParams(const DeviceLinearWeights& weights, int tokens) const;
+                                               const __nv_bfloat16* x, int tokens,
+                                               const float* deferred_norm) const;
+  kernels::cuda::LinearParams QrkvParams(const DeviceLinearWeights& weights, int tokens,
+                                         bool is_deferred) const;
+  kernels::cuda::LinearParams GateUpParams(const DeviceLinearWeights& weights, int tokens,
+                                           bool is_deferred) const;
   kernels::cuda::LinearParams LogitsParams(const __nv_bfloat16* x, int tokens) const;
   std::vector<kernels::cuda::LinearParams> AllLinearLayers() const;
   void Run(const kernels::cuda::LinearParams& params) {
@@ -130,7 +142,10 @@ class CudaDecoder {
   kernels::cuda::SideStream side_;  // after the memory: waits before that is freed
   // Within memory_. The attention block's tensors and the MLP's are never alive together.
   float* residual_ = nullptr;           // [tokens, hidden]
-  __nv_bfloat16* hidden_ = nullptr;     // [tokens, hidden] normed; at the end, the output
+  __nv_bfloat16* hidden_ = nullptr;     // [tokens, hidden] normed, or as NextNorm::scaled; at the
+                                        // end, the output
+  float* squares_ = nullptr;            // of hidden_, as NextNorm::squares
+  int square_parts_ = 0;                // 0: no norm is ever deferred
   __nv_bfloat16* qrkv_ = nullptr;       // [tokens, qrkv_rows]
   __nv_bfloat16* attended_ = nullptr;   // [tokens, q_rows]
   __nv_bfloat16* activated_ = nullptr;  // [tokens, intermediate], where qrkv_ is

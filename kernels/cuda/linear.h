@@ -36,6 +36,25 @@ enum class LinearEpilogue : uint8_t {
   kSiluAndMul,  // y[:, j] = silu(z[:, j]) * z[:, j + N/2] (fused gate and up)   y: bf16, N/2 wide
 };
 
+// RMSNorm without a kernel of its own. What follows the norm is linear, so its row factor,
+// 1 / sqrt(mean of squares + epsilon), may be multiplied in after the product: the layer before
+// writes y times the norm's weight, and the sum of y's squares in parts; the layer after reads
+// both.
+
+// x is such a product: z = factor (x W^T) + bias, the factor from the squares of the row of y.
+struct DeferredNorm {
+  const float* squares = nullptr;  // [tokens, parts], from NextNorm; null: x is as it is
+  int parts = 0;                   // SkinnySquareParts of the layer that wrote them
+  float epsilon = 0.0f;
+};
+
+// With kAccumulate: a norm of y that the layer after is to defer.
+struct NextNorm {
+  const float* weight = nullptr;    // [N]; null: no norm follows
+  __nv_bfloat16* scaled = nullptr;  // [tokens, N], contiguous: y * weight, rounded
+  float* squares = nullptr;         // [tokens, parts]: sums of y's squares
+};
+
 struct LinearParams {
   const __nv_bfloat16* x = nullptr;       // [tokens, num_inputs], rows x_stride elements apart
   int64_t x_stride = 0;                   // 0 = num_inputs
@@ -48,14 +67,22 @@ struct LinearParams {
   int tokens = 0;
   int num_outputs = 0;  // N
   int num_inputs = 0;   // K
+  DeferredNorm norm;    // SkinnyLinear alone
+  NextNorm next_norm;   // likewise
 
   // Let this kernel start while the one before it on the stream still runs (programmatic
-  // dependent launch). It reads x, and touches y, only once that one has completed. The weight
-  // and bias must not be written by it.
+  // dependent launch). It reads x, and touches y, only once that one has completed. The weight,
+  // the bias and the next norm's weight must not be written by it.
   bool programmatic_launch = false;
 };
 
 inline constexpr int kMaxSkinnyTokens = 16;
+
+inline constexpr int kMaxSquareParts = 128;
+
+// Parts of NextNorm::squares for a layer of `num_outputs` outputs; 0 = too many, no norm can be
+// deferred behind it.
+int SkinnySquareParts(int num_outputs, const Device& device);
 
 // REQUIRES: a Hopper GPU; 1..16 tokens; N a multiple of 8 (16 for kSiluAndMul), K of 64; x rows and
 // weight 16-byte aligned.

@@ -56,6 +56,9 @@ class LinearPlans {
   // y_stride multiples of 8 elements. programmatic_launch counts where the kernels of linear.h run.
   void Run(const LinearParams& params, std::span<std::byte> workspace, const Stream& stream);
 
+  // Whether Run gives a layer to SkinnyLinear, which alone can defer norms.
+  bool RunsSkinny(const LinearParams& params) const;
+
   // The tuned plans as text, to be kept in a file; Restore takes it back. False, and nothing
   // changed, when the text is malformed or of another GPU model, cuBLASLt or kernel version.
   std::string Serialize() const;

@@ -20,6 +20,7 @@ class LinearPlans::Impl {
   explicit Impl(const DeviceProperties& device) : runner_(device) {}
 
   LinearRunner& runner() { return runner_; }
+  const LinearRunner& runner() const { return runner_; }
   std::string Serialize() const;
   bool Restore(std::string_view text);
 
@@ -90,6 +91,10 @@ void LinearPlans::Tune(std::span<const LinearParams> layers, std::span<std::byte
 void LinearPlans::Run(const LinearParams& params, std::span<std::byte> workspace,
                       const Stream& stream) {
   impl_->runner().Run(params, workspace, stream);
+}
+
+bool LinearPlans::RunsSkinny(const LinearParams& params) const {
+  return impl_->runner().RunsSkinny(params);
 }
 
 std::string LinearPlans::Serialize() const { return impl_->Serialize(); }

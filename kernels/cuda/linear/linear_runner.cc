@@ -50,17 +50,15 @@ void CheckLinearParams(const LinearParams& p) {
   CheckAligned(p.weight, "weight");
   CheckAligned(p.bias, "bias");
   CheckAligned(p.y, "y");
+  Check(!p.norm.squares && !p.next_norm.weight, kOp, "norm, next_norm",
+        "given only where SkinnyLinear runs; tokens", p.tokens);
 }
 
-// False where the layer's plan is not TensorLinear, or is one that it does not take: plans come
-// from files as well.
-bool LinearRunner::RunTensor(const LinearParams& params, const Stream& stream) {
-  if (!MayBeTensor(params)) return false;
+const Plan* LinearRunner::TensorPlanOf(const LinearParams& params) const {
+  if (!MayBeTensor(params)) return nullptr;
   const auto found = plans_.find(KeyOf(params));
-  if (found == plans_.end() || found->second.kernel != PlanKernel::kTensor) return false;
-  if (!TensorLinearTakes(params, found->second.split, stream.device().index)) return false;
-  TensorLinear(params, found->second.split, stream);
-  return true;
+  if (found == plans_.end() || found->second.kernel != PlanKernel::kTensor) return nullptr;
+  return TensorLinearTakes(params, found->second.split, device_.index) ? &found->second : nullptr;
 }
 
 // The one of the product's plan. A plan without one gets the first that cuBLASLt proposes.
@@ -122,7 +120,7 @@ void LinearRunner::MultiplyAsProposed(const LinearParams& product, std::span<std
 void LinearRunner::Run(const LinearParams& params, std::span<std::byte> workspace,
                        const Stream& stream) {
   if (params.tokens == 0) return;
-  if (RunTensor(params, stream)) return;
+  if (const Plan* plan = TensorPlanOf(params)) return TensorLinear(params, plan->split, stream);
   if (IsSkinny(params)) return SkinnyLinear(params, stream);
   CheckLinearParams(params);
   CheckAligned(workspace.data(), "workspace");

@@ -30,6 +30,10 @@ class LinearRunner {
 
   void Run(const LinearParams& params, std::span<std::byte> workspace, const Stream& stream);
 
+  bool RunsSkinny(const LinearParams& params) const {
+    return TensorPlanOf(params) == nullptr && IsSkinny(params);
+  }
+
   // What may run the layer, never nothing.
   std::vector<Plan> Candidates(const LinearParams& layer);
 
@@ -65,7 +69,9 @@ class LinearRunner {
     return matmuls_.try_emplace(shape, library_, shape).first->second;
   }
 
-  bool RunTensor(const LinearParams& params, const Stream& stream);
+  // Null where the layer's plan is not TensorLinear, or is one that it does not take: plans come
+  // from files as well.
+  const Plan* TensorPlanOf(const LinearParams& params) const;
   void RunCublasLt(const LinearParams& params, std::span<std::byte> workspace,
                    const Stream& stream);
   void Multiply(const LinearParams& product, std::span<std::byte> workspace, const Stream& stream);

@@ -29,6 +29,9 @@ constexpr int kMaxStages = 16;
 // All an SM has. 72 KB, room for two more kernels' stages, measured slower for chained layers;
 // 110 KB within 2 % for the 0.6B model's, 3 to 10 % slower for the 1.7B model's.
 constexpr int kSharedBudget = 226 * 1024;
+// Before the stages: two barriers a stage, then a norm factor a token.
+constexpr int kBarrierBytes = 2 * kMaxStages * sizeof(uint64_t);
+constexpr int kHeadBytes = kBarrierBytes + kMaxSkinnyTokens * sizeof(float);
 
 struct SkinnyArgs {
   const __nv_bfloat16* x;
@@ -45,7 +48,8 @@ struct SkinnyArgs {
   int stages;
   int pitch;  // bytes between a stage's rows: an odd multiple of 64 keeps banks apart
   bool y_is_float;
-  LinearEpilogue epilogue;
+  DeferredNorm norm;
+  NextNorm next_norm;
 };
 
 __device__ uint32_t SharedAddress(const void* p) {
@@ -88,6 +92,10 @@ __device__ void BulkCopy(void* to, const void* from, int bytes, uint64_t* bar, u
       : "memory");
 }
 
+// The producer writes the norm factors and arrives; the consumers wait for it and each other.
+__device__ void FactorsArrive() { asm volatile("bar.arrive 2, %0;" ::"n"(kThreads) : "memory"); }
+__device__ void FactorsSync() { asm volatile("bar.sync 2, %0;" ::"n"(kThreads) : "memory"); }
+
 __device__ void ConsumersSync() { asm volatile("bar.sync 1, %0;" ::"n"(32 * kWarps) : "memory"); }
 
 __device__ void Mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
@@ -100,9 +108,9 @@ __device__ void Mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32
 }
 
 // The row of W at row `r` of tile `tile`; -1 if there is none.
-template <int kTileRows>
+template <int kTileRows, LinearEpilogue kEpilogue>
 __device__ int WeightRow(const SkinnyArgs& args, int tile, int r) {
-  if (args.epilogue == LinearEpilogue::kSiluAndMul) {
+  if constexpr (kEpilogue == LinearEpilogue::kSiluAndMul) {
     const int half = args.num_outputs / 2;
     return (r < 8 ? 0 : half) + tile * 8 + (r & 7);
   }
@@ -110,82 +118,185 @@ __device__ int WeightRow(const SkinnyArgs& args, int tile, int r) {
   return row < args.num_outputs ? row : -1;
 }
 
-template <int kTileRows>
-__device__ void Produce(const SkinnyArgs& args, char* stages, uint64_t* full, uint64_t* empty,
-                        int first_tile, int end_tile, int group_tiles, int lane) {
+// Where in the ring a producer or a consumer is.
+struct RingPosition {
+  int stage;
+  int parity;
+
+  __device__ void Advance(int stages) {
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// Streams one group of tiles, [first_tile, end_tile), chunk by chunk.
+template <int kTileRows, LinearEpilogue kEpilogue>
+__device__ void ProduceGroup(const SkinnyArgs& args, char* stages, uint64_t* full, uint64_t* empty,
+                             int first_tile, int end_tile, int lane, RingPosition& at) {
   uint64_t policy;
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  int stage = 0;
-  int parity = 1;
-  for (int group = first_tile; group < end_tile; group += group_tiles) {
-    const int group_end = min(group + group_tiles, end_tile);
-    for (int k = 0; k < args.num_inputs; k += kChunkInputs) {
-      const int bytes = 2 * min(kChunkInputs, args.num_inputs - k);
-      for (int tile = group; tile < group_end; ++tile) {
-        const int row = lane < kTileRows ? WeightRow<kTileRows>(args, tile, lane) : -1;
-        const int rows = __popc(__ballot_sync(0xffffffffu, row >= 0));
-        if (lane == 0) {
-          BarrierWait(&empty[stage], parity);
-          BarrierExpect(&full[stage], rows * bytes);
-        }
-        __syncwarp();
-        if (row >= 0) {
-          BulkCopy(stages + (stage * kTileRows + lane) * args.pitch,
-                   args.weight + static_cast<int64_t>(row) * args.num_inputs + k, bytes,
-                   &full[stage], policy);
-        }
-        if (++stage == args.stages) {
-          stage = 0;
-          parity ^= 1;
-        }
+  for (int k = 0; k < args.num_inputs; k += kChunkInputs) {
+    const int bytes = 2 * min(kChunkInputs, args.num_inputs - k);
+    for (int tile = first_tile; tile < end_tile; ++tile) {
+      const int row = lane < kTileRows ? WeightRow<kTileRows, kEpilogue>(args, tile, lane) : -1;
+      const int rows = __popc(__ballot_sync(0xffffffffu, row >= 0));
+      if (lane == 0) {
+        BarrierWait(&empty[at.stage], at.parity);
+        BarrierExpect(&full[at.stage], rows * bytes);
       }
+      __syncwarp();
+      if (row >= 0) {
+        BulkCopy(stages + (at.stage * kTileRows + lane) * args.pitch,
+                 args.weight + static_cast<int64_t>(row) * args.num_inputs + k, bytes,
+                 &full[at.stage], policy);
+      }
+      at.Advance(args.stages);
     }
   }
 }
 
 __device__ float Silu(float z) { return z / (1.0f + __expf(-z)); }
 
-__device__ void StoreOne(const SkinnyArgs& args, int token, int column, float z) {
-  const int64_t at = token * args.y_stride + column;
-  if (args.epilogue == LinearEpilogue::kAccumulate) {
-    static_cast<float*>(args.y)[at] += z;
-  } else if (args.y_is_float) {
-    static_cast<float*>(args.y)[at] = z;
-  } else {
-    static_cast<__nv_bfloat16*>(args.y)[at] = __float2bfloat16_rn(z);
+// 1 / the root mean square of every token's row, by the producer warp, which has time for it: four
+// lanes a token, of eight tokens at once. What is not deferred needs nothing of the kernel before:
+// the stream of weights goes on.
+template <int kTokenBlocks>
+__device__ void ProvideNormFactors(const SkinnyArgs& args, float* factors, int lane) {
+  if (args.norm.squares == nullptr) {
+    if (lane < 8 * kTokenBlocks) factors[lane] = 1.0f;
+    FactorsArrive();
+    return;
   }
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#pragma unroll
+  for (int block = 0; block < kTokenBlocks; ++block) {
+    const int token = block * 8 + lane / 4;
+    const float* const squares = args.norm.squares + token * args.norm.parts;
+    float sum = 0.0f;
+    if (token < args.tokens) {
+#pragma unroll 8
+      for (int part = lane % 4; part < args.norm.parts; part += 4) sum += squares[part];
+    }
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    const float mean = sum / static_cast<float>(args.num_inputs);
+    if (lane % 4 == 0) factors[token] = rsqrtf(mean + args.norm.epsilon);
+  }
+  FactorsArrive();
 }
 
-// Stores the sums of a lane (g, t): rows g and g + 8 of a tile, tokens 2t and 2t + 1 of a block.
-template <int kTileRows>
-__device__ void Store(const SkinnyArgs& args, int tile, int block, int lane, float4 z) {
-  const int token = block * 8 + 2 * (lane & 3);
-  const int r = lane >> 2;
-  const int row = WeightRow<kTileRows>(args, tile, r);
-  const int row8 = kTileRows == 16 ? WeightRow<kTileRows>(args, tile, r + 8) : -1;
-  const float bias = args.bias && row >= 0 ? __bfloat162float(args.bias[row]) : 0.0f;
-  const float bias8 = args.bias && row8 >= 0 ? __bfloat162float(args.bias[row8]) : 0.0f;
-  const float lower[2] = {z.x + bias, z.y + bias};
-  const float upper[2] = {z.z + bias8, z.w + bias8};
+// What a lane (g, t) stores: rows g and g + 8 of a tile for tokens 2t and 2t + 1 of a block, and
+// what it needs for that from memory, asked for before the products.
+template <int kTileRows, LinearEpilogue kEpilogue>
+struct Outputs {
+  int tile;
+  int token;  // the first of two
+  int lane;
+  float bias[2] = {};
+  float norm_weight[2] = {};
+  float old[2][2] = {};  // [row][token]
+
+  __device__ Outputs(const SkinnyArgs& args, int tile_index, int block, int own_lane)
+      : tile(tile_index), token(block * 8 + 2 * (own_lane & 3)), lane(own_lane) {
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    if (token + i >= args.tokens) continue;
-    if (args.epilogue == LinearEpilogue::kSiluAndMul) {
-      StoreOne(args, token + i, row, Silu(lower[i]) * upper[i]);
-    } else {
-      if (row >= 0) StoreOne(args, token + i, row, lower[i]);
-      if (row8 >= 0) StoreOne(args, token + i, row8, upper[i]);
+    for (int r = 0; r < 2; ++r) {
+      const int row = Row(args, r);
+      if (row < 0) continue;
+      if (args.bias != nullptr) bias[r] = __bfloat162float(args.bias[row]);
+      if constexpr (kEpilogue == LinearEpilogue::kAccumulate) {
+        if (args.next_norm.weight != nullptr) norm_weight[r] = args.next_norm.weight[row];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          if (token + i < args.tokens) old[r][i] = *Accumulated(args, r, i);
+        }
+      }
     }
   }
-}
 
-template <int kTokenBlocks, int kTileRows, int kGroupTiles, int kHeldChunks>
+  // Of W; -1: none.
+  __device__ int Row(const SkinnyArgs& args, int r) const {
+    if (r == 1 && kTileRows < 16) return -1;
+    return WeightRow<kTileRows, kEpilogue>(args, tile, (lane >> 2) + 8 * r);
+  }
+
+  __device__ float* Accumulated(const SkinnyArgs& args, int r, int i) const {
+    return static_cast<float*>(args.y) + (token + i) * args.y_stride + Row(args, r);
+  }
+
+  // z: the products, rows g and g + 8 of token 2t first, then of 2t + 1, as an Mma leaves them.
+  __device__ void Store(const SkinnyArgs& args, float4 z, const float* factors) const {
+    const float factor[2] = {factors[token], factors[token + 1]};
+    const float value[2][2] = {{z.x * factor[0] + bias[0], z.y * factor[1] + bias[0]},
+                               {z.z * factor[0] + bias[1], z.w * factor[1] + bias[1]}};
+    if constexpr (kEpilogue == LinearEpilogue::kAccumulate) {
+      StoreSums(args, value);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (token + i >= args.tokens) continue;
+        if constexpr (kEpilogue == LinearEpilogue::kSiluAndMul) {
+          StoreOne(args, Row(args, 0), i, Silu(value[0][i]) * value[1][i]);
+        } else {
+          if (Row(args, 0) >= 0) StoreOne(args, Row(args, 0), i, value[0][i]);
+          if (Row(args, 1) >= 0) StoreOne(args, Row(args, 1), i, value[1][i]);
+        }
+      }
+    }
+  }
+
+ private:
+  __device__ void StoreOne(const SkinnyArgs& args, int column, int i, float value) const {
+    const int64_t at = (token + i) * args.y_stride + column;
+    if (args.y_is_float) {
+      static_cast<float*>(args.y)[at] = value;
+    } else {
+      static_cast<__nv_bfloat16*>(args.y)[at] = __float2bfloat16_rn(value);
+    }
+  }
+
+  // By a whole warp, which has one tile and one block of tokens.
+  __device__ void StoreSums(const SkinnyArgs& args, const float (&value)[2][2]) const {
+    float squares[2] = {};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (token + i >= args.tokens) continue;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int row = Row(args, r);
+        if (row < 0) continue;
+        const float sum = old[r][i] + value[r][i];
+        *Accumulated(args, r, i) = sum;
+        squares[i] += sum * sum;
+        if (args.next_norm.weight == nullptr) continue;
+        args.next_norm.scaled[static_cast<int64_t>(token + i) * args.num_outputs + row] =
+            __float2bfloat16_rn(sum * norm_weight[r]);
+      }
+    }
+    if (args.next_norm.weight == nullptr) return;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int other = 4; other < 32; other *= 2) {
+        squares[i] += __shfl_xor_sync(0xffffffffu, squares[i], other);
+      }
+      if (lane < 4 && token + i < args.tokens) {
+        args.next_norm.squares[(token + i) * args.tiles + tile] = squares[i];
+      }
+    }
+  }
+};
+
+template <int kTokenBlocks, int kTileRows, int kGroupTiles, int kHeldChunks,
+          LinearEpilogue kEpilogue>
 __global__ void __launch_bounds__(kThreads, 2)
     SkinnyLinearKernel(const __grid_constant__ SkinnyArgs args) {
   extern __shared__ __align__(128) char shared[];
   uint64_t* full = reinterpret_cast<uint64_t*>(shared);
   uint64_t* empty = full + kMaxStages;
-  char* stages = shared + 2 * kMaxStages * sizeof(uint64_t);
+  float* factors = reinterpret_cast<float*>(shared + kBarrierBytes);
+  char* stages = shared + kHeadBytes;
 
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
@@ -208,7 +319,14 @@ __global__ void __launch_bounds__(kThreads, 2)
   __syncthreads();
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   if (warp == kWarps) {
-    Produce<kTileRows>(args, stages, full, empty, first_tile, end_tile, kGroupTiles, lane);
+    RingPosition at{.stage = 0, .parity = 1};
+    for (int tile = first_tile; tile < end_tile; tile += kGroupTiles) {
+      ProduceGroup<kTileRows, kEpilogue>(args, stages, full, empty, tile,
+                                         min(tile + kGroupTiles, end_tile), lane, at);
+      // Before other groups: at the end of the first one the consumers wait for the factors, and
+      // free no stage meanwhile.
+      if (tile == first_tile) ProvideNormFactors<kTokenBlocks>(args, factors, lane);
+    }
     return;
   }
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -235,12 +353,16 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
   };
 
-  int stage = 0;
-  int parity = 0;
+  RingPosition at{.stage = 0, .parity = 0};
   load_x(0);
   for (int group = first_tile; group < end_tile; group += kGroupTiles) {
     float acc[kGroupTiles][kTokenBlocks][4] = {};
     const int group_tiles = min(kGroupTiles, end_tile - group);
+    // A warp stores at most one tile of one block of tokens.
+    static_assert(kGroupTiles * kTokenBlocks <= kWarps);
+    const bool stores = warp < group_tiles * kTokenBlocks;
+    const Outputs<kTileRows, kEpilogue> outputs(args, group + (stores ? warp / kTokenBlocks : 0),
+                                                warp % kTokenBlocks, lane);
     for (int chunk = 0; chunk < chunks; chunk += kHeldChunks) {
       if (chunk > 0 || (group > first_tile && chunks > kHeldChunks)) load_x(chunk);
 #pragma unroll
@@ -250,9 +372,9 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
         for (int tile = 0; tile < kGroupTiles; ++tile) {
           if (tile >= group_tiles) break;
-          BarrierWait(&full[stage], parity);
+          BarrierWait(&full[at.stage], at.parity);
           const char* rows =
-              stages + (stage * kTileRows + g) * args.pitch + 2 * (warp * kWarpInputs + 8 * t);
+              stages + (at.stage * kTileRows + g) * args.pitch + 2 * (warp * kWarpInputs + 8 * t);
 #pragma unroll
           for (int step = 0; step < kSteps; ++step) {
             if (step >= steps) break;
@@ -269,11 +391,8 @@ __global__ void __launch_bounds__(kThreads, 2)
             }
           }
           __syncwarp();
-          if (lane == 0) BarrierArrive(&empty[stage]);
-          if (++stage == args.stages) {
-            stage = 0;
-            parity ^= 1;
-          }
+          if (lane == 0) BarrierArrive(&empty[at.stage]);
+          at.Advance(args.stages);
         }
       }
     }
@@ -287,20 +406,23 @@ __global__ void __launch_bounds__(kThreads, 2)
             make_float4(c[0], c[1], c[2], c[3]);
       }
     }
-    ConsumersSync();
-    constexpr int kUnits = kGroupTiles * kTokenBlocks * 32;
-    for (int unit = threadIdx.x; unit < group_tiles * kTokenBlocks * 32; unit += 32 * kWarps) {
-      float4 z = partial[unit];
-#pragma unroll
-      for (int w = 1; w < kWarps; ++w) {
-        const float4 p = partial[w * kUnits + unit];
-        z.x += p.x;
-        z.y += p.y;
-        z.z += p.z;
-        z.w += p.w;
-      }
-      Store<kTileRows>(args, group + unit / (kTokenBlocks * 32), unit / 32 % kTokenBlocks, lane, z);
+    if (group == first_tile) {
+      FactorsSync();
+    } else {
+      ConsumersSync();
     }
+    if (!stores) continue;
+    constexpr int kUnits = kGroupTiles * kTokenBlocks * 32;
+    float4 z = partial[threadIdx.x];
+#pragma unroll
+    for (int w = 1; w < kWarps; ++w) {
+      const float4 p = partial[w * kUnits + threadIdx.x];
+      z.x += p.x;
+      z.y += p.y;
+      z.z += p.z;
+      z.w += p.w;
+    }
+    outputs.Store(args, z, factors);
   }
 }
 
@@ -313,15 +435,28 @@ struct Variant {
   int token_blocks;
 };
 
+template <LinearEpilogue kEpilogue>
 Variant ChooseVariant(int tokens, int tile_rows, int tiles_per_cta) {
   if (tokens <= 8) {
-    if (tile_rows == 8) return {SkinnyLinearKernel<1, 8, 1, 3>, 8, 1, 1};
-    if (tiles_per_cta == 1) return {SkinnyLinearKernel<1, 16, 1, 3>, 16, 1, 1};
-    return {SkinnyLinearKernel<1, 16, 3, 1>, 16, 3, 1};
+    if (tile_rows == 8) return {SkinnyLinearKernel<1, 8, 1, 3, kEpilogue>, 8, 1, 1};
+    if (tiles_per_cta == 1) return {SkinnyLinearKernel<1, 16, 1, 3, kEpilogue>, 16, 1, 1};
+    return {SkinnyLinearKernel<1, 16, 3, 1, kEpilogue>, 16, 3, 1};
   }
-  if (tile_rows == 8) return {SkinnyLinearKernel<2, 8, 1, 1>, 8, 1, 2};
-  if (tiles_per_cta == 1) return {SkinnyLinearKernel<2, 16, 1, 1>, 16, 1, 2};
-  return {SkinnyLinearKernel<2, 16, 3, 1>, 16, 3, 2};
+  if (tile_rows == 8) return {SkinnyLinearKernel<2, 8, 1, 1, kEpilogue>, 8, 1, 2};
+  if (tiles_per_cta == 1) return {SkinnyLinearKernel<2, 16, 1, 1, kEpilogue>, 16, 1, 2};
+  return {SkinnyLinearKernel<2, 16, 3, 1, kEpilogue>, 16, 3, 2};
+}
+
+Variant ChooseVariant(LinearEpilogue epilogue, int tokens, int tile_rows, int tiles_per_cta) {
+  switch (epilogue) {
+    case LinearEpilogue::kStore:
+      break;
+    case LinearEpilogue::kAccumulate:
+      return ChooseVariant<LinearEpilogue::kAccumulate>(tokens, tile_rows, tiles_per_cta);
+    case LinearEpilogue::kSiluAndMul:
+      return ChooseVariant<LinearEpilogue::kSiluAndMul>(tokens, tile_rows, tiles_per_cta);
+  }
+  return ChooseVariant<LinearEpilogue::kStore>(tokens, tile_rows, tiles_per_cta);
 }
 
 int CeilDiv(int a, int b) { return (a + b - 1) / b; }
@@ -365,11 +500,24 @@ void CheckParams(const LinearParams& p, int compute_capability_major) {
 }
 
 // Whichever tile height leaves the busiest SM fewer rows.
-int ChooseTileRows(const LinearParams& p, int num_sms) {
-  if (p.epilogue == LinearEpilogue::kSiluAndMul) return 16;
-  const int rows16 = 16 * CeilDiv(CeilDiv(p.num_outputs, 16), num_sms);
-  const int rows8 = 8 * CeilDiv(CeilDiv(p.num_outputs, 8), num_sms);
+int ChooseTileRows(int num_outputs, int num_sms) {
+  const int rows16 = 16 * CeilDiv(CeilDiv(num_outputs, 16), num_sms);
+  const int rows8 = 8 * CeilDiv(CeilDiv(num_outputs, 8), num_sms);
   return rows8 < rows16 ? 8 : 16;
+}
+
+void CheckNorms(const LinearParams& p) {
+  constexpr char kOp[] = "SkinnyLinear";
+  if (p.norm.squares != nullptr) {
+    Check(p.norm.parts >= 1 && p.norm.parts <= kMaxSquareParts, kOp, "norm.parts", "1..128",
+          p.norm.parts);
+    Check(p.norm.epsilon >= 0.0f, kOp, "norm.epsilon", "non-negative", p.norm.epsilon);
+  }
+  if (p.next_norm.weight == nullptr) return;
+  Check(p.epilogue == LinearEpilogue::kAccumulate, kOp, "next_norm", "given with kAccumulate only",
+        static_cast<double>(p.epilogue));
+  Check(p.next_norm.scaled && p.next_norm.squares, kOp, "next_norm.scaled, next_norm.squares",
+        "given; null operands", !p.next_norm.scaled + !p.next_norm.squares);
 }
 
 SkinnyArgs MakeArgs(const LinearParams& p, int tile_rows, int num_sms) {
@@ -386,7 +534,9 @@ SkinnyArgs MakeArgs(const LinearParams& p, int tile_rows, int num_sms) {
   args.tiles = CeilDiv(p.num_outputs, tile_rows);
   args.tiles_per_cta = CeilDiv(args.tiles, num_sms);
   args.y_is_float = p.y_dtype == DType::kFloat32;
-  args.epilogue = p.epilogue;
+  args.norm = p.norm;
+  if (p.norm.squares == nullptr) args.norm.parts = 0;
+  args.next_norm = p.next_norm;
   args.pitch = 2 * std::min(kChunkInputs, p.num_inputs);
   if (args.pitch % 128 == 0) args.pitch += 64;
   return args;
@@ -394,15 +544,23 @@ SkinnyArgs MakeArgs(const LinearParams& p, int tile_rows, int num_sms) {
 
 }  // namespace
 
+int SkinnySquareParts(int num_outputs, const Device& device) {
+  const int num_sms = DeviceAttribute(cudaDevAttrMultiProcessorCount, device.index);
+  const int parts = CeilDiv(num_outputs, ChooseTileRows(num_outputs, num_sms));
+  return parts <= kMaxSquareParts ? parts : 0;
+}
+
 void SkinnyLinear(const LinearParams& p, const Stream& stream) {
   constexpr char kOp[] = "SkinnyLinear";
   Check(stream.device().type == DeviceType::kCuda, kOp, "stream", "a GPU's, device type", -1);
   const int device = stream.device().index;
+  CheckNorms(p);
   CheckParams(p, DeviceAttribute(cudaDevAttrComputeCapabilityMajor, device));
   const int num_sms = DeviceAttribute(cudaDevAttrMultiProcessorCount, device);
-  const int tile_rows = ChooseTileRows(p, num_sms);
+  const int tile_rows =
+      p.epilogue == LinearEpilogue::kSiluAndMul ? 16 : ChooseTileRows(p.num_outputs, num_sms);
   SkinnyArgs args = MakeArgs(p, tile_rows, num_sms);
-  const Variant variant = ChooseVariant(p.tokens, tile_rows, args.tiles_per_cta);
+  const Variant variant = ChooseVariant(p.epilogue, p.tokens, tile_rows, args.tiles_per_cta);
 
   const int stage_bytes = tile_rows * args.pitch;
   const int partial_bytes = kWarps * variant.group_tiles * variant.token_blocks * 512;
@@ -412,7 +570,7 @@ void SkinnyLinear(const LinearParams& p, const Stream& stream) {
   args.stages = std::min({items, kMaxStages, std::max(2, budget / stage_bytes)});
   int bytes = args.stages * stage_bytes;
   bytes = one_group ? std::max(bytes, partial_bytes) : bytes + partial_bytes;
-  bytes += 2 * kMaxStages * 8;
+  bytes += kHeadBytes;
 
   CheckCuda(
       cudaFuncSetAttribute(variant.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), kOp,

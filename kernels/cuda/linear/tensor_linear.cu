@@ -213,6 +213,8 @@ void CheckParams(const LinearParams& p) {
   Check(is_float ? !IsGated(p) : p.y_dtype == DType::kBFloat16 && !accumulates, kOp, "y_dtype",
         "bfloat16 (kStore, kSiluAndMul) or float32 (kStore, kAccumulate)",
         static_cast<double>(p.y_dtype));
+  Check(!p.norm.squares && !p.next_norm.weight, kOp, "norm, next_norm",
+        "null: SkinnyLinear alone takes them; tokens", p.tokens);
   CheckAligned(p.x, "x");
   CheckAligned(p.weight, "weight");
   CheckAligned(p.bias, "bias");

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <functional>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -43,6 +44,22 @@ class LinearProblem {
     params.y_dtype = epilogue == LinearEpilogue::kSiluAndMul ? DType::kBFloat16 : DType::kFloat32;
   }
 
+  // x is what a norm left to this layer: each row of z has a factor, from squares in so many parts.
+  void DeferNorm(int parts) {
+    const float epsilon = 1e-3f;
+    std::uniform_real_distribution<float> square(0.0f, 40.0f);
+    std::vector<float> squares(params.tokens * parts);
+    for (float& part : squares) part = square(rng_);
+    factors_.clear();
+    for (int token = 0; token < params.tokens; ++token) {
+      double sum = 0.0;
+      for (int i = 0; i < parts; ++i) sum += squares[token * parts + i];
+      factors_.push_back(1.0 / std::sqrt(sum / params.num_inputs + epsilon));
+    }
+    squares_.emplace(squares);
+    params.norm = {.squares = squares_->data(), .parts = parts, .epsilon = epsilon};
+  }
+
   int width() const {
     return params.epilogue == LinearEpilogue::kSiluAndMul ? params.num_outputs / 2
                                                           : params.num_outputs;
@@ -76,18 +93,21 @@ class LinearProblem {
 
  private:
   double Dot(int token, int row) const {
-    double sum = params.bias ? __bfloat162float(bias_host_[row]) : 0.0;
+    double sum = 0.0;
     for (int k = 0; k < params.num_inputs; ++k) {
       sum += static_cast<double>(__bfloat162float(x_host_[token * x_stride_ + k])) *
              __bfloat162float(weight_host_[static_cast<size_t>(row) * params.num_inputs + k]);
     }
-    return sum;
+    if (!factors_.empty()) sum *= factors_[token];
+    return sum + (params.bias ? __bfloat162float(bias_host_[row]) : 0.0);
   }
 
   std::mt19937 rng_;
   int64_t x_stride_;
   std::vector<__nv_bfloat16> x_host_, weight_host_, bias_host_;
   DeviceArray<__nv_bfloat16> x_, weight_, bias_;
+  std::vector<double> factors_;  // of the tokens; empty: no norm is deferred
+  std::optional<DeviceArray<float>> squares_;
 };
 
 inline void ExpectRight(LinearProblem& problem, const LinearFunction& linear, float old) {

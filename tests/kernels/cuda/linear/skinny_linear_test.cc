@@ -37,6 +37,17 @@ TEST(SkinnyLinearTest, ManyTilesAndChunksAnSm) {
   }
 }
 
+// More than the ring holds: it is filled anew while the first tiles are stored.
+TEST(SkinnyLinearTest, ManyTimesTheRing) {
+  for (int tokens : {1, 9}) {
+    for (const bool is_deferred : {false, true}) {
+      LinearProblem problem(tokens, 40000, 576, LinearEpilogue::kStore, 3);
+      if (is_deferred) problem.DeferNorm(100);
+      ExpectRight(problem, RunSkinny, kPoison);
+    }
+  }
+}
+
 TEST(SkinnyLinearTest, ATokenIsBitForBitTheSameBesideAnyOthers) {
   LinearProblem problem(16, 520, 1088, LinearEpilogue::kStore, 7);
   const std::vector<float> all = problem.Run(RunSkinny, kPoison);
@@ -70,6 +81,53 @@ TEST(SkinnyLinearTest, ReplaysInAGraphWithProgrammaticLaunch) {
   Require(cudaStreamDestroy(stream));
 }
 
+TEST(SkinnyLinearTest, MultipliesByTheFactorOfANormThatWasLeftToIt) {
+  for (int tokens = 1; tokens <= kMaxSkinnyTokens; ++tokens) {
+    for (const LinearEpilogue epilogue :
+         {LinearEpilogue::kStore, LinearEpilogue::kAccumulate, LinearEpilogue::kSiluAndMul}) {
+      LinearProblem problem(tokens, 16 * (40 + 7 * tokens), 1088, epilogue, tokens);
+      problem.DeferNorm(tokens % 5 == 0 ? kMaxSquareParts : 1 + 7 * tokens);
+      ExpectRight(problem, RunSkinny, epilogue == LinearEpilogue::kAccumulate ? 3.0f : kPoison);
+    }
+  }
+}
+
+// Widths that end in a part of a tile, and those of several tiles an SM.
+TEST(SkinnyLinearTest, LeavesTheNextNormWhatItNeeds) {
+  for (int tokens = 1; tokens <= kMaxSkinnyTokens; ++tokens) {
+    for (const int outputs : {8, 24, 1000, 1024, 2048}) {
+      SCOPED_TRACE(testing::Message() << tokens << " tokens, " << outputs << " outputs");
+      LinearProblem problem(tokens, outputs, 320, LinearEpilogue::kAccumulate, tokens + outputs);
+      const int parts = SkinnySquareParts(outputs, Device{DeviceType::kCuda, 0});
+      ASSERT_GT(parts, 0);
+      std::vector<float> weight_host(outputs);
+      std::mt19937 rng(tokens);
+      for (float& weight : weight_host) weight = std::normal_distribution<float>(1.0f, 0.5f)(rng);
+      DeviceArray<float> weight(weight_host);
+      DeviceArray<__nv_bfloat16> scaled(
+          std::vector<__nv_bfloat16>(tokens * outputs, __float2bfloat16(kPoison)));
+      DeviceArray<float> squares(std::vector<float>(tokens * parts, kPoison));
+      problem.params.next_norm = {
+          .weight = weight.data(), .scaled = scaled.data(), .squares = squares.data()};
+      const std::vector<float> y = problem.Run(RunSkinny, -2.0f);
+      const std::vector<__nv_bfloat16> got = scaled.Read();
+      const std::vector<float> sums = squares.Read();
+      for (int token = 0; token < tokens; ++token) {
+        double expected = 0.0;
+        for (int column = 0; column < outputs; ++column) {
+          const float value = y[token * outputs + column];
+          expected += static_cast<double>(value) * value;
+          ASSERT_EQ(__bfloat162float(got[token * outputs + column]),
+                    __bfloat162float(__float2bfloat16(value * weight_host[column])));
+        }
+        double sum = 0.0;
+        for (int i = 0; i < parts; ++i) sum += sums[token * parts + i];
+        EXPECT_NEAR(sum, expected, 1e-5 * expected);
+      }
+    }
+  }
+}
+
 TEST(SkinnyLinearTest, RefusesWhatItDoesNotTakeByName) {
   const auto refused = [](auto change, const char* name) {
     LinearProblem problem(2, 64, 64, LinearEpilogue::kStore, 2);
@@ -89,6 +147,9 @@ TEST(SkinnyLinearTest, RefusesWhatItDoesNotTakeByName) {
   refused([](LinearParams& p) { p.x_stride = 63; }, "x_stride");
   refused([](LinearParams& p) { p.weight += 1; }, "weight");
   refused([](LinearParams& p) { p.y_dtype = DType::kFloat16; }, "y_dtype");
+  const float value = 1.0f;
+  refused([&](LinearParams& p) { p.norm = {.squares = &value, .parts = 129}; }, "norm.parts");
+  refused([&](LinearParams& p) { p.next_norm.weight = &value; }, "next_norm");
 }
 
 }  // namespace
