@@ -38,7 +38,7 @@ class LinearTuner {
   void TuneBucket(std::span<const LinearParams> layers);
   std::vector<Plan> Rank(std::span<const LinearParams> layers);
   void ChooseInChain(std::span<const LinearParams> chain, const Finalists& finalists);
-  void ChooseStart(const Finalists& finalists, const std::function<double()>& time, double& least);
+  double ChooseStart(const Finalists& finalists, const std::function<double()>& time);
   void ChooseOne(const PlanKey& key, const std::vector<Plan>& plans,
                  const std::function<double()>& time, double& least);
   void Run(const LinearParams& layer) { runner_.Run(layer, workspace_, stream_); }

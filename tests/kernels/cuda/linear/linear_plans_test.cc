@@ -134,7 +134,7 @@ TEST_F(LinearPlansTest, RunsAsProposedWhatItsPlanRefuses) {
   const std::string text = plans.Serialize();
   const size_t line = text.find('\n') + 1;
   const std::string words = " 18446744073709551615";  // 2^64 - 1: no algorithm has that number
-  std::string forged = text.substr(0, line) + "64 64 1 1 0 0 64 0 1 1 0 0";
+  std::string forged = text.substr(0, line) + "64 64 1 1 0 0 64 0 1 1 0";
   for (int i = 0; i < 8; ++i) forged += words;
   forged += "\nend\n";
   LinearPlans restored(device_);
@@ -149,8 +149,7 @@ TEST_F(LinearPlansTest, RunsAsProposedWhereItsPlanIsASplitThatDoesNotFit) {
   sums.Run(RunBy(plans), 0.0f);
   const std::string text = plans.Serialize();
   const std::string fingerprint = text.substr(0, text.find('\n') + 1);
-  for (const char* split :
-       {"3 1 0 0", "8 1 0 0", "1 3 0 0", "1 1 1 0", "1 2 0 1", "0 0 0 0", "-4 1 0 0"}) {
+  for (const char* split : {"3 1 0", "8 1 0", "1 3 0", "1 1 1", "0 0 0", "-4 1 0"}) {
     std::string forged = fingerprint + "64 64 1 1 0 0 64 2 " + split;
     for (int i = 0; i < 8; ++i) forged += " 0";
     forged += "\nend\n";
