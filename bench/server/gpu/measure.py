@@ -74,7 +74,7 @@ SCENARIOS = {
     "0.6b": Scenario("0.6b", ["one_stream"]),
     "1.7b": Scenario("1.7b", ["one_stream", "prompt_8k", "streams_128_2k"]),
     "1.7b-mixed": Scenario("1.7b", ["streams_32", "prompt_8k_beside_32"],
-                           ["--max-mixed-prefill-tokens=384"]),
+                           ["--max-mixed-prefill-tokens=448"]),
     "8b": Scenario("8b", ["one_stream", "streams_64_2k"], ["--max-num-seqs=64"]),
     "1.7b-softmax": Scenario("1.7b-softmax", ["one_stream", "streams_32", "streams_128_2k"]),
     "0.6b-text": Scenario("0.6b", ["text_256"], ["--max-num-seqs=256"], has_tokenizer=True),
@@ -147,7 +147,9 @@ class Measurement:
             shutil.copytree(HERE / "shapes" / scenario.shape, model, dirs_exist_ok=True)
             shutil.copy(TOKENIZER, model)
             config = json.loads((model / "config.json").read_text())
-            config["vocab_size"] = json.loads((TOKENIZER.parent / "config.json").read_text())["vocab_size"]
+            small = json.loads((TOKENIZER.parent / "config.json").read_text())
+            for key in ("vocab_size", "bos_token_id", "eos_token_id"):
+                config[key] = small[key]
             (model / "config.json").write_text(json.dumps(config))
         flags = ["--load-format=dummy", "--max-num-seqs=128", "--max-num-batched-tokens=2048",
                  f"--gpu-plan-file={self._args.out / (scenario.shape + '.plans')}", *scenario.flags]
