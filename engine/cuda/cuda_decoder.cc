@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "engine/models/rope_frequencies.h"
 #include "kernels/cuda/embedding.h"
@@ -236,7 +235,7 @@ void CudaDecoder::Norm(const float* weight, int tokens) {
 }
 
 bool CudaDecoder::DefersNorms(int tokens) const {
-  if (square_parts_ == 0) return false;
+  if (square_parts_ == 0 || communicator_.size() > 1) return false;
   const DeviceLayerWeights& layer = weights_.layers.front();  // all are of one shape
   const auto runs_skinny = [&](const LinearParams& params) { return plans_.RunsSkinny(params); };
   return runs_skinny(QrkvParams(layer.qrkv, tokens, true)) &&

@@ -145,7 +145,7 @@ class CudaDecoder {
   __nv_bfloat16* hidden_ = nullptr;     // [tokens, hidden] normed, or as NextNorm::scaled; at the
                                         // end, the output
   float* squares_ = nullptr;            // of hidden_, as NextNorm::squares
-  int square_parts_ = 0;                // 0: no norm is ever deferred
+  int square_parts_ = 0;                // 0, as for 8B's hidden size: no norm is ever deferred
   __nv_bfloat16* qrkv_ = nullptr;       // [tokens, qrkv_rows]
   __nv_bfloat16* attended_ = nullptr;   // [tokens, q_rows]
   __nv_bfloat16* activated_ = nullptr;  // [tokens, intermediate], where qrkv_ is

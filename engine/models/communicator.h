@@ -16,12 +16,16 @@ class Communicator {
  public:
   virtual ~Communicator() = default;
 
+  /// Ranks that share a model.
+  virtual int size() const = 0;
+
   /// Sums `partial` over all ranks, in place: after a projection whose inputs are sharded.
   virtual void AllReduceSum(const kernels::TensorView& partial, const kernels::Stream& stream) = 0;
 };
 
 class SingleDeviceCommunicator final : public Communicator {
  public:
+  int size() const override { return 1; }
   void AllReduceSum(const kernels::TensorView& partial, const kernels::Stream& stream) override {}
 };
 
