@@ -61,7 +61,14 @@ const Plan* LinearRunner::TensorPlanOf(const LinearParams& params) const {
   return TensorLinearTakes(params, found->second.split, device_.index) ? &found->second : nullptr;
 }
 
-// The one of the product's plan. A plan without one gets the first that cuBLASLt proposes.
+bool LinearRunner::HasPlanFor(const LinearParams& layer) const {
+  const auto found = plans_.find(KeyOf(layer));
+  return found != plans_.end() &&
+         (found->second.kernel != PlanKernel::kTensor || TensorPlanOf(layer) != nullptr);
+}
+
+// The one of the product's plan. Without a plan it is the first that cuBLASLt proposes, from now on;
+// where the plan is another kernel's, which refuses this number of tokens, for that number alone.
 const cublasLtMatmulAlgo_t& LinearRunner::AlgorithmOf(const LinearParams& product) {
   const PlanKey key = KeyOf(product);
   const auto found = plans_.find(key);
@@ -69,8 +76,11 @@ const cublasLtMatmulAlgo_t& LinearRunner::AlgorithmOf(const LinearParams& produc
     return found->second.algorithm;
   }
   const auto candidates = MatmulOf(key.shape).Candidates(key.bucket, kCublasLtWorkspaceBytes, 1);
-  return plans_.insert_or_assign(key, Plan{.algorithm = candidates.front()})
-      .first->second.algorithm;
+  if (found == plans_.end()) {
+    return plans_.emplace(key, Plan{.algorithm = candidates.front()}).first->second.algorithm;
+  }
+  const PlanKey exception{key.shape, key.gated, product.tokens};
+  return exceptions_.insert_or_assign(exception, candidates.front()).first->second;
 }
 
 // REQUIRES: strides are given, and the workspace is large enough.

@@ -42,7 +42,8 @@ class LinearRunner {
   bool Try(const LinearParams& layer, const Plan& plan, std::span<std::byte> workspace,
            const Stream& stream);
 
-  bool HasPlan(const PlanKey& key) const { return plans_.contains(key); }
+  // One that takes the layer: a file's may not, as it may be of fewer tokens, or damaged.
+  bool HasPlanFor(const LinearParams& layer) const;
   const Plan& PlanOf(const PlanKey& key) const { return plans_.at(key); }
   // Without running it. REQUIRES: neither a Try of `plan` with this key was refused, nor the last.
   void Adopt(const PlanKey& key, const Plan& plan) { plans_.insert_or_assign(key, plan); }
@@ -69,8 +70,7 @@ class LinearRunner {
     return matmuls_.try_emplace(shape, library_, shape).first->second;
   }
 
-  // Null where the layer's plan is not TensorLinear, or is one that it does not take: plans come
-  // from files as well.
+  // Null where the layer's plan is not TensorLinear, or is one that it does not take.
   const Plan* TensorPlanOf(const LinearParams& params) const;
   void RunCublasLt(const LinearParams& params, std::span<std::byte> workspace,
                    const Stream& stream);
@@ -84,7 +84,7 @@ class LinearRunner {
   std::map<MatmulShape, Matmul> matmuls_;
   Plans plans_;
   // Algorithms for single numbers of tokens (in place of the bucket) that their bucket's plan
-  // refused.
+  // refuses.
   std::map<PlanKey, cublasLtMatmulAlgo_t> exceptions_;
 };
 

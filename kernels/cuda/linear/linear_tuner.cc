@@ -72,7 +72,7 @@ std::vector<LinearParams> InBucket(std::span<const LinearParams> layers, int buc
 }
 
 // The first layers, up to where the model's first shape comes again and they are enough; and the
-// last one (the head), which may be the only one of its shape.
+// last one if it is of another shape: the head, where it has so many tokens.
 std::vector<LinearParams> ChainOf(std::span<const LinearParams> layers) {
   std::vector<LinearParams> chain;
   size_t bytes = 0;
@@ -82,7 +82,9 @@ std::vector<LinearParams> ChainOf(std::span<const LinearParams> layers) {
     chain.push_back(layer);
     bytes += sizeof(__nv_bfloat16) * layer.num_outputs * layer.num_inputs;
   }
-  if (chain.size() < layers.size()) chain.push_back(layers.back());
+  const bool has_last = std::ranges::any_of(
+      chain, [&](const LinearParams& layer) { return KeyOf(layer) == KeyOf(layers.back()); });
+  if (!has_last) chain.push_back(layers.back());
   return chain;
 }
 
@@ -103,7 +105,7 @@ void LinearTuner::TuneBucket(std::span<const LinearParams> layers) {
   for (const LinearParams& layer : layers) shapes[KeyOf(layer)].push_back(layer);
   Finalists finalists;
   for (const auto& [key, group] : shapes) {
-    if (runner_.HasPlan(key)) {
+    if (runner_.HasPlanFor(group.front())) {
       // Restored. What its kernel brings to the device is loaded by a first run: this one.
       Run(group.front());
       continue;
