@@ -121,7 +121,7 @@ void Scheduler::Impl::Emit(int32_t num_tokens, bool decode, Sequence* sequence) 
 
 // Longest context first: the order in which attention's kernels divide decodes best among their
 // parts. All grow by one token a step, so that it changes only where sequences join or leave. Ties
-// in policy order, as they were: a stable sort that needs no memory.
+// in policy order, as they were: std::stable_sort would allocate.
 void Scheduler::Impl::OrderDecodes() {
   std::ranges::sort(batch_->sequences, [](const ScheduledSequence& a, const ScheduledSequence& b) {
     if (a.first_position != b.first_position) {

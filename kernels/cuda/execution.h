@@ -62,8 +62,8 @@ class Event {
 };
 
 // A second stream for work that runs beside that of another, from a fork to a join. Both may be
-// captured into a graph of the other stream. It has normal priority: the other stream's blocks go
-// first if that one's is high.
+// captured into a graph of the other stream. It has normal priority: outside graphs, the other
+// stream's blocks go first if that one's is high.
 class SideStream {
  public:
   explicit SideStream(int device_index);

@@ -9,9 +9,9 @@
 //
 // Exactness: products of bf16 accumulate in fp32. In SkinnyLinear the order of the sum depends on K
 // and the instruction shape alone, so a token's result is bit for bit the same for any number of
-// other tokens and any number of SMs. In TensorLinear it depends on K, the split's cluster and,
-// as far as the instruction makes it, on tokens rounded up. One launch repeats another in both. y
-// is rounded once.
+// other tokens and any number of SMs (with a deferred norm, whose squares are summed by tiles: for
+// GPUs of equally many SMs). In TensorLinear it depends on K, the split's cluster and, as far as the
+// instruction makes it, on tokens rounded up. One launch repeats another in both. y is rounded once.
 //
 // Thread safety: as Stream. Nothing is allocated, nothing waits; capturable in a CUDA graph.
 // Errors: KernelError for shapes, alignment, and GPUs other than Hopper.

@@ -140,6 +140,27 @@ std::vector<TensorLinearSplit> ExpectedSplits(const std::vector<LinearParams>& l
   return splits;
 }
 
+// All that a layer can be divided into.
+std::vector<TensorLinearSplit> AllSplits(const LinearParams& layer) {
+  std::vector<TensorLinearSplit> splits;
+  for (int cluster : {1, 2, 4, 8}) {
+    for (int ctas_per_sm : {1, 2}) {
+      for (bool keep_x : {false, true}) {
+        const TensorLinearSplit split{cluster, ctas_per_sm, keep_x};
+        if (kernels::cuda::TensorLinearTakes(layer, split, 0)) splits.push_back(split);
+      }
+    }
+  }
+  return splits;
+}
+
+// Its place in the order of expected times; -1: not even timed by the tuner.
+int ExpectedRank(const LinearParams& layer, const TensorLinearSplit& split) {
+  const std::vector<TensorLinearSplit> ranked = kernels::cuda::TensorLinearSplits(layer, 0);
+  const auto found = std::find(ranked.begin(), ranked.end(), split);
+  return found == ranked.end() ? -1 : static_cast<int>(found - ranked.begin());
+}
+
 const char* EpilogueName(const LinearParams& layer) {
   if (layer.epilogue == LinearEpilogue::kSiluAndMul) return "silu and mul";
   return layer.y_dtype == DType::kFloat32 ? "float32" : "bfloat16";
@@ -157,8 +178,7 @@ void TimeSplits(const Model& model, int tokens, Step& step, double ceiling) {
       }
     }
     const LinearParams& shape = layers.front();
-    int rank = 0;  // in the order of the times that were expected
-    for (const TensorLinearSplit& split : kernels::cuda::TensorLinearSplits(shape, 0)) {
+    for (const TensorLinearSplit& split : AllSplits(shape)) {
       const double microseconds =
           MedianMicroseconds(1, kSamples,
                              [&](const Stream& stream, int) {
@@ -173,7 +193,8 @@ void TimeSplits(const Model& model, int tokens, Step& step, double ceiling) {
           "\"cluster\": %d, \"ctas_per_sm\": %d, \"keep_x\": %s, "
           "\"expected_rank\": %d, \"us\": %.2f, \"read_fraction\": %.3f}\n",
           model.name, tokens, shape.num_outputs, shape.num_inputs, EpilogueName(shape),
-          split.cluster, split.ctas_per_sm, split.keep_x ? "true" : "false", rank++, microseconds,
+          split.cluster, split.ctas_per_sm, split.keep_x ? "true" : "false",
+          ExpectedRank(shape, split), microseconds,
           bytes / microseconds * 1e6 / ceiling);
       std::fflush(stdout);
     }

@@ -560,6 +560,8 @@ void SkinnyLinear(const LinearParams& p, const Stream& stream) {
   const int tile_rows =
       p.epilogue == LinearEpilogue::kSiluAndMul ? 16 : ChooseTileRows(p.num_outputs, num_sms);
   SkinnyArgs args = MakeArgs(p, tile_rows, num_sms);
+  Check(p.next_norm.weight == nullptr || args.tiles <= kMaxSquareParts, kOp, "next_norm",
+        "given for at most 128 tiles of outputs; tiles", args.tiles);
   const Variant variant = ChooseVariant(p.epilogue, p.tokens, tile_rows, args.tiles_per_cta);
 
   const int stage_bytes = tile_rows * args.pitch;

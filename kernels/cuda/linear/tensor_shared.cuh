@@ -67,7 +67,7 @@ class TensorShared {
 template <int kTokens>
 __device__ void InitTensorBarriers(const TensorArgs& args, const TensorShared<kTokens>& shared) {
   constexpr int kWarps = kTensorThreads / 32;
-  static_assert(32 * kWarps > 2 * kTensorMaxStages + 2);
+  static_assert(32 * kWarps >= 2 * kTensorMaxStages);
   const int index = threadIdx.x % 32 * kWarps + threadIdx.x / 32;
   if (index < 2 * args.stages) {
     const int stage = index / 2;

@@ -21,8 +21,8 @@ int LeastOf(int tokens, std::integer_sequence<int, kCounts...>) {
 int CeilDiv(int a, int b) { return (a + b - 1) / b; }
 
 int ClustersAtOnce(const TensorLinearSplit& split, const TensorDevice& device) {
-  const bool known = std::has_single_bit(static_cast<unsigned>(split.cluster)) &&
-                     split.cluster <= kTensorMaxCluster &&
+  const bool known = split.cluster >= 1 && split.cluster <= kTensorMaxCluster &&
+                     std::has_single_bit(static_cast<unsigned>(split.cluster)) &&
                      (split.ctas_per_sm == 1 || split.ctas_per_sm == 2);
   if (!known) return 0;
   return device

@@ -23,7 +23,7 @@ inline constexpr int kTensorWeightBytes = kTensorTileRows * kTensorStepBytes;  /
 inline constexpr int kTensorMaxStages = 14;
 inline constexpr int kTensorMaxCluster = 8;
 
-// The columns that the kernel's products may have. The decode steps' own sizes are multiples of 8:
+// The columns that the kernel's products may have. Decode steps have multiples of 8 tokens from 8 on:
 // finer than this, the kernels would be more than they save.
 using PaddedTokenCounts = std::integer_sequence<int, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128>;
 

@@ -150,6 +150,14 @@ TEST(SkinnyLinearTest, RefusesWhatItDoesNotTakeByName) {
   const float value = 1.0f;
   refused([&](LinearParams& p) { p.norm = {.squares = &value, .parts = 129}; }, "norm.parts");
   refused([&](LinearParams& p) { p.next_norm.weight = &value; }, "next_norm");
+  float squares = 0.0f;
+  __nv_bfloat16 scaled = __float2bfloat16(0.0f);
+  const auto too_wide = [&](LinearParams& p) {
+    p.epilogue = LinearEpilogue::kAccumulate;
+    p.num_outputs = 1 << 15;
+    p.next_norm = {.weight = &value, .scaled = &scaled, .squares = &squares};
+  };
+  refused(too_wide, "next_norm");
 }
 
 }  // namespace

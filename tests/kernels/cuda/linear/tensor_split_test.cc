@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <random>
 #include <vector>
@@ -95,7 +96,7 @@ TEST(TensorSplitTest, WhatIsRankedFits) {
 
 TEST(TensorSplitTest, RefusesMalformedSplits) {
   const TensorShape shape = ShapeOf(16, 1024, 1024);
-  for (int cluster : {-8, -1, 0, 3, 5, 16, 1 << 30}) {
+  for (int cluster : {INT32_MIN, -8, -1, 0, 3, 5, 16, 1 << 30}) {
     EXPECT_FALSE(LayOut(shape, {.cluster = cluster}, kDevice)) << cluster;
   }
   EXPECT_FALSE(LayOut(shape, {.ctas_per_sm = 0}, kDevice));
