@@ -11,7 +11,7 @@
 #include "kernels/cuda/linear/tensor_ptx.cuh"
 #include "kernels/cuda/linear/tensor_shared.cuh"
 #include "kernels/cuda/linear/tensor_wgmma.cuh"
-#include "kernels/cuda/parallax_attention/decode_ptx_sm90.cuh"
+#include "kernels/cuda/ptx/ptx_sm90.cuh"
 
 namespace parallax::kernels::cuda {
 

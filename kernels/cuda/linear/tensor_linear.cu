@@ -24,8 +24,8 @@
 #include "kernels/cuda/linear/tensor_producer.cuh"
 #include "kernels/cuda/linear/tensor_shared.cuh"
 #include "kernels/cuda/linear/tensor_split.h"
-#include "kernels/cuda/parallax_attention/decode_ptx.cuh"
 #include "kernels/cuda/programmatic_launch.cuh"
+#include "kernels/cuda/ptx/ptx.cuh"
 
 namespace parallax::kernels::cuda {
 namespace {

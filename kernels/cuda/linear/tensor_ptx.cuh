@@ -1,4 +1,4 @@
-// The PTX instructions of TensorLinear that decode_ptx_sm90.cuh does not have: tensor copies,
+// The PTX instructions of TensorLinear that ptx_sm90.cuh does not have: tensor copies,
 // arrivals at a barrier of another CTA, loads from shared memory.
 //
 // Thread safety: device code.

@@ -8,7 +8,7 @@
 
 #include "kernels/cuda/linear/tensor_args.h"
 #include "kernels/cuda/linear/tensor_split.h"
-#include "kernels/cuda/parallax_attention/decode_ptx_sm90.cuh"
+#include "kernels/cuda/ptx/ptx_sm90.cuh"
 
 namespace parallax::kernels::cuda {
 

@@ -2,7 +2,7 @@
 //
 // Both operands lie in shared memory, inputs contiguous (K-major), with the 128-byte swizzle of the
 // tensor copies; descriptors, fences and the accumulators' arrangement are those of
-// prefill_wgmma.cuh. One overload for each size of accumulator: tokens / 2 registers.
+// ptx/wgmma.cuh. One overload for each size of accumulator: tokens / 2 registers.
 //
 // Thread safety: device code; called by all threads of a warpgroup.
 #ifndef PARALLAX_KERNELS_CUDA_LINEAR_TENSOR_WGMMA_CUH_
@@ -10,7 +10,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/parallax_attention/prefill_wgmma.cuh"
+#include "kernels/cuda/ptx/wgmma.cuh"
 
 namespace parallax::kernels::cuda {
 

@@ -18,8 +18,8 @@
 #include <cstdint>
 
 #include "kernels/cuda/parallax_attention/decode_args.h"
-#include "kernels/cuda/parallax_attention/decode_ptx.cuh"
 #include "kernels/cuda/parallax_decode.h"
+#include "kernels/cuda/ptx/ptx.cuh"
 #include "kernels/kv_cache_view.h"
 
 namespace parallax::kernels::cuda {

@@ -8,9 +8,9 @@
 
 #include "kernels/cuda/parallax_attention/decode_merge.cuh"
 #include "kernels/cuda/parallax_attention/decode_plan.cuh"
-#include "kernels/cuda/parallax_attention/decode_ptx.cuh"
-#include "kernels/cuda/parallax_attention/decode_ptx_sm90.cuh"
 #include "kernels/cuda/parallax_attention/decode_tile.cuh"
+#include "kernels/cuda/ptx/ptx.cuh"
+#include "kernels/cuda/ptx/ptx_sm90.cuh"
 
 namespace parallax::kernels::cuda {
 

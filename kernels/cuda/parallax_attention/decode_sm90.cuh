@@ -14,12 +14,12 @@
 #include "kernels/cuda/parallax_attention/decode_args.h"
 #include "kernels/cuda/parallax_attention/decode_merge.cuh"
 #include "kernels/cuda/parallax_attention/decode_plan.cuh"
-#include "kernels/cuda/parallax_attention/decode_ptx.cuh"
-#include "kernels/cuda/parallax_attention/decode_ptx_sm90.cuh"
 #include "kernels/cuda/parallax_attention/decode_shared.cuh"
 #include "kernels/cuda/parallax_attention/decode_tile.cuh"
 #include "kernels/cuda/parallax_attention/probe_state.cuh"
 #include "kernels/cuda/programmatic_launch.cuh"
+#include "kernels/cuda/ptx/ptx.cuh"
+#include "kernels/cuda/ptx/ptx_sm90.cuh"
 
 namespace parallax::kernels::cuda {
 

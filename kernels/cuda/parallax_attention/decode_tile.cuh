@@ -17,7 +17,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/parallax_attention/decode_plan.cuh"
-#include "kernels/cuda/parallax_attention/decode_ptx.cuh"
+#include "kernels/cuda/ptx/ptx.cuh"
 
 namespace parallax::kernels::cuda {
 

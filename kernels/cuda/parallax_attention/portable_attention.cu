@@ -9,12 +9,12 @@
 #include <cstdint>
 
 #include "kernels/cuda/cuda_error.h"
-#include "kernels/cuda/parallax_attention/decode_ptx.cuh"
 #include "kernels/cuda/parallax_attention/prefill_args.h"
 #include "kernels/cuda/parallax_attention/prefill_merge.cuh"
 #include "kernels/cuda/parallax_attention/prefill_row_state.cuh"
 #include "kernels/cuda/parallax_attention/prefill_rows.cuh"
 #include "kernels/cuda/parallax_attention/prefill_schedule.cuh"
+#include "kernels/cuda/ptx/ptx.cuh"
 
 namespace parallax::kernels::cuda {
 namespace {

@@ -26,7 +26,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/cuda/parallax_attention/decode_ptx.cuh"
+#include "kernels/cuda/ptx/ptx.cuh"
 
 namespace parallax::kernels::cuda {
 

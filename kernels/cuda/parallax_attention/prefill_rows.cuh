@@ -6,10 +6,10 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/parallax_attention/decode_ptx.cuh"
 #include "kernels/cuda/parallax_attention/prefill_args.h"
 #include "kernels/cuda/parallax_attention/prefill_row_state.cuh"
 #include "kernels/cuda/parallax_attention/prefill_schedule.cuh"
+#include "kernels/cuda/ptx/ptx.cuh"
 #include "kernels/kv_cache_view.h"
 
 namespace parallax::kernels::cuda {

@@ -20,7 +20,7 @@
 #include "kernels/cuda/parallax_attention/prefill_row_state.cuh"
 #include "kernels/cuda/parallax_attention/prefill_rows.cuh"
 #include "kernels/cuda/parallax_attention/prefill_schedule.cuh"
-#include "kernels/cuda/parallax_attention/prefill_wgmma.cuh"
+#include "kernels/cuda/ptx/wgmma.cuh"
 
 namespace parallax::kernels::cuda {
 namespace {

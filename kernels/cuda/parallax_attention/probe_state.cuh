@@ -9,7 +9,7 @@
 
 #include <cmath>
 
-#include "kernels/cuda/parallax_attention/decode_ptx.cuh"
+#include "kernels/cuda/ptx/ptx.cuh"
 
 namespace parallax::kernels::cuda {
 

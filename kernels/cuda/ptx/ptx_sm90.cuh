@@ -1,7 +1,7 @@
-// The PTX instructions of the Hopper decode kernel, one function each: barriers in shared
+// PTX instructions of Hopper, one function each: barriers in shared
 // memory, the copy engine, clusters.
-#ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_PTX_SM90_CUH_
-#define PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_PTX_SM90_CUH_
+#ifndef PARALLAX_KERNELS_CUDA_PTX_PTX_SM90_CUH_
+#define PARALLAX_KERNELS_CUDA_PTX_PTX_SM90_CUH_
 
 #include <cuda_runtime_api.h>
 
@@ -100,4 +100,4 @@ __device__ inline uint32_t ClusterRank() {
 
 }  // namespace parallax::kernels::cuda
 
-#endif  // PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_PTX_SM90_CUH_
+#endif  // PARALLAX_KERNELS_CUDA_PTX_PTX_SM90_CUH_

@@ -1,6 +1,6 @@
-// The PTX instructions of the decode kernels, one function each.
-#ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_PTX_CUH_
-#define PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_PTX_CUH_
+// PTX instructions of all GPUs from 8.0 on, one function each.
+#ifndef PARALLAX_KERNELS_CUDA_PTX_PTX_CUH_
+#define PARALLAX_KERNELS_CUDA_PTX_PTX_CUH_
 
 #include <cuda_bf16.h>
 
@@ -89,4 +89,4 @@ __device__ inline void ArriveAtNamedBarrier() {
 
 }  // namespace parallax::kernels::cuda
 
-#endif  // PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_PTX_CUH_
+#endif  // PARALLAX_KERNELS_CUDA_PTX_PTX_CUH_

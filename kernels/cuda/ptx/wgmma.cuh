@@ -1,4 +1,4 @@
-// Hopper's warpgroup matrix instructions, in the shapes that prefill uses.
+// Hopper's warpgroup matrix instructions: their operands, and prefill's shapes.
 //
 // A warpgroup (4 warps) issues them together; they run asynchronously. Accumulators: warp w of
 // the four holds rows 16w .. 16w+15; d[4j + 0..1] are row lane/4, d[4j + 2..3] row lane/4 + 8, at
@@ -6,8 +6,8 @@
 // arrangement with two neighbours packed, so that a product's output is the next one's input.
 //
 // Thread safety: device code; called by all threads of a warpgroup.
-#ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_WGMMA_CUH_
-#define PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_WGMMA_CUH_
+#ifndef PARALLAX_KERNELS_CUDA_PTX_WGMMA_CUH_
+#define PARALLAX_KERNELS_CUDA_PTX_WGMMA_CUH_
 
 #include <cstdint>
 
@@ -117,4 +117,4 @@ __device__ __forceinline__ void WgmmaRegisterA(float (&d)[64], const uint32_t (&
 
 }  // namespace parallax::kernels::cuda
 
-#endif  // PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_PREFILL_WGMMA_CUH_
+#endif  // PARALLAX_KERNELS_CUDA_PTX_WGMMA_CUH_
