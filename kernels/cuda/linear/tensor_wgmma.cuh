@@ -2,7 +2,8 @@
 //
 // Both operands lie in shared memory, inputs contiguous (K-major), with the 128-byte swizzle of the
 // tensor copies; descriptors, fences and the accumulators' arrangement are those of
-// ptx/wgmma.cuh. One overload for each size of accumulator: tokens / 2 registers.
+// ptx/wgmma.cuh, which also has the one for 64 tokens. One overload for each size of accumulator:
+// tokens / 2 registers.
 //
 // Thread safety: device code; called by all threads of a warpgroup.
 #ifndef PARALLAX_KERNELS_CUDA_LINEAR_TENSOR_WGMMA_CUH_
@@ -107,29 +108,6 @@ __device__ __forceinline__ void WgmmaShared(float (&d)[24], uint32_t a, uint32_t
         "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
         "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
         "+f"(d[21]), "+f"(d[22]), "+f"(d[23])
-      : "r"(a), "r"(b), "r"(accumulate), "r"(kDescriptorUpper));
-}
-
-// d[64 x 64] = a[64 x 16] b[16 x 64] (+ d, if `accumulate`).
-__device__ __forceinline__ void WgmmaShared(float (&d)[32], uint32_t a, uint32_t b,
-                                            int accumulate) {
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      ".reg .b64 a, b;\n"
-      "mov.b64 a, {%32, %35};\n"
-      "mov.b64 b, {%33, %35};\n"
-      "setp.ne.b32 p, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-      "}, a, b, p, 1, 1, 0, 0;\n"
-      "}\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-        "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
-        "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
-        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
-        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
       : "r"(a), "r"(b), "r"(accumulate), "r"(kDescriptorUpper));
 }
 

@@ -13,9 +13,10 @@
 #include <cstdint>
 
 #include "kernels/cuda/parallax_attention/prefill_args.h"
-#include "kernels/cuda/parallax_attention/prefill_barrier.cuh"
 #include "kernels/cuda/parallax_attention/prefill_rows.cuh"
 #include "kernels/cuda/parallax_attention/prefill_schedule.cuh"
+#include "kernels/cuda/parallax_attention/ring_cursor.cuh"
+#include "kernels/cuda/ptx/ptx_sm90.cuh"
 
 namespace parallax::kernels::cuda {
 
@@ -48,21 +49,21 @@ template <int kHeadDim>
 __device__ void InitBarriers(SharedStorage<kHeadDim>& shared) {
   using Storage = SharedStorage<kHeadDim>;
   for (int i = 0; i < Storage::kStages; ++i) {
-    BarrierInit(SharedAddress(&shared.k_full[i]), 1);
-    BarrierInit(SharedAddress(&shared.v_full[i]), 1);
-    BarrierInit(SharedAddress(&shared.k_empty[i]), kConsumerWarps);
-    BarrierInit(SharedAddress(&shared.v_empty[i]), kConsumerWarps);
+    InitBarrier(SharedAddress(&shared.k_full[i]), 1);
+    InitBarrier(SharedAddress(&shared.v_full[i]), 1);
+    InitBarrier(SharedAddress(&shared.k_empty[i]), kConsumerWarps);
+    InitBarrier(SharedAddress(&shared.v_empty[i]), kConsumerWarps);
   }
   for (int i = 0; i < Storage::kQueryStages; ++i) {
     for (int j = 0; j < kConsumers; ++j) {
-      BarrierInit(SharedAddress(&shared.q_full[i][j]), 1);
-      BarrierInit(SharedAddress(&shared.q_empty[i][j]), 4);
+      InitBarrier(SharedAddress(&shared.q_full[i][j]), 1);
+      InitBarrier(SharedAddress(&shared.q_empty[i][j]), 4);
     }
   }
   for (int i = 0; i < kTileSlots; ++i) {
-    BarrierInit(SharedAddress(&shared.tile_full[i]), 1);
+    InitBarrier(SharedAddress(&shared.tile_full[i]), 1);
     // The copying warp, a query loader for each consumer, the consumers' warps.
-    BarrierInit(SharedAddress(&shared.tile_empty[i]), 1 + kConsumers + kConsumerWarps);
+    InitBarrier(SharedAddress(&shared.tile_empty[i]), 1 + kConsumers + kConsumerWarps);
   }
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
@@ -75,10 +76,10 @@ class TileReader {
 
   // False after the last tile. Called by a warp.
   __device__ __forceinline__ bool Next(PrefillTile& tile, int lane) {
-    BarrierWait(SharedAddress(&shared_.tile_full[cursor_.stage]), cursor_.parity);
+    Wait(SharedAddress(&shared_.tile_full[cursor_.stage]), cursor_.parity);
     tile = shared_.tiles[cursor_.stage];
     __syncwarp();
-    if (lane == 0) BarrierArrive(SharedAddress(&shared_.tile_empty[cursor_.stage]));
+    if (lane == 0) Arrive(SharedAddress(&shared_.tile_empty[cursor_.stage]));
     cursor_.Advance();
     return tile.sequence >= 0;
   }
@@ -95,10 +96,10 @@ __device__ void ScheduleTiles(const PrefillArgs& args, SharedStorage<kHeadDim>& 
   uint32_t rank = blockIdx.x;
   while (true) {
     const PrefillTile tile = FindTile<kTileRows>(args, rank, lane);
-    BarrierWait(SharedAddress(&shared.tile_empty[cursor.stage]), cursor.parity ^ 1);
+    Wait(SharedAddress(&shared.tile_empty[cursor.stage]), cursor.parity ^ 1);
     if (lane == 0) {
       shared.tiles[cursor.stage] = tile;
-      BarrierArrive(SharedAddress(&shared.tile_full[cursor.stage]));
+      Arrive(SharedAddress(&shared.tile_full[cursor.stage]));
     }
     cursor.Advance();
     if (tile.sequence < 0) break;
@@ -128,11 +129,11 @@ __device__ void CopyVisibleRows(uint32_t tile, const __nv_bfloat16* source, int 
           : "memory");
     }
   }
-  FenceAsyncProxy();
+  FenceCopyEngine();
   __syncwarp();
   if (lane == 0) {
     const uint32_t bytes = (last - first) * 128;
-    BarrierArriveExpect(barrier, bytes * (kHeadDim / 64));
+    ArriveExpect(barrier, bytes * (kHeadDim / 64));
     for (int half = 0; half < kHeadDim / 64; ++half) {
       BulkCopy(tile + half * kHalfBytes + first * 128, source + half * 4096 + first * 64, bytes,
                barrier);
@@ -158,20 +159,20 @@ __device__ void CopyKeysAndValues(const PrefillArgs& args, SharedStorage<kHeadDi
       const int last = min(tile.key_end - block * kPageSize, kPageSize);
       const uint32_t k_full = SharedAddress(&shared.k_full[cursor.stage]);
       const uint32_t v_full = SharedAddress(&shared.v_full[cursor.stage]);
-      BarrierWait(SharedAddress(&shared.k_empty[cursor.stage]), cursor.parity ^ 1);
+      Wait(SharedAddress(&shared.k_empty[cursor.stage]), cursor.parity ^ 1);
       if (lane == 0) {
-        BarrierArriveExpect(k_full, Storage::kBlockBytes);
+        ArriveExpect(k_full, Storage::kBlockBytes);
         BulkCopy(SharedAddress(shared.k[cursor.stage]),
                  args.cache.data + args.cache.k_block_offset(page, tile.kv_head),
                  Storage::kBlockBytes, k_full);
       }
-      BarrierWait(SharedAddress(&shared.v_empty[cursor.stage]), cursor.parity ^ 1);
+      Wait(SharedAddress(&shared.v_empty[cursor.stage]), cursor.parity ^ 1);
       const __nv_bfloat16* const v =
           args.cache.data + args.cache.v_block_offset(page, tile.kv_head);
       const uint32_t v_tile = SharedAddress(shared.v[cursor.stage]);
       if (first == 0 && last == kPageSize) {
         if (lane == 0) {
-          BarrierArriveExpect(v_full, Storage::kBlockBytes);
+          ArriveExpect(v_full, Storage::kBlockBytes);
           BulkCopy(v_tile, v, Storage::kBlockBytes, v_full);
         }
       } else {
@@ -191,7 +192,7 @@ __device__ void LoadQueries(const PrefillArgs& args, SharedStorage<kHeadDim>& sh
   RingCursor<SharedStorage<kHeadDim>::kQueryStages> cursor;
   while (tiles.Next(tile, lane)) {
     const int stage = cursor.stage;
-    BarrierWait(SharedAddress(&shared.q_empty[stage][consumer]), cursor.parity ^ 1);
+    Wait(SharedAddress(&shared.q_empty[stage][consumer]), cursor.parity ^ 1);
     const int packed_begin = consumer * kRowsPerGroup;
     LoadRows<kHeadDim, kRowsPerGroup>(args.q, args.q_stride, tile, args.group_size, packed_begin,
                                       SharedAddress(shared.q[stage][consumer]), 0, lane);
@@ -200,9 +201,9 @@ __device__ void LoadQueries(const PrefillArgs& args, SharedStorage<kHeadDim>& sh
                                         SharedAddress(shared.r[stage][consumer]), 0, lane);
     }
     asm volatile("cp.async.wait_all;" ::: "memory");
-    FenceAsyncProxy();
+    FenceCopyEngine();
     __syncwarp();
-    if (lane == 0) BarrierArrive(SharedAddress(&shared.q_full[stage][consumer]));
+    if (lane == 0) Arrive(SharedAddress(&shared.q_full[stage][consumer]));
     cursor.Advance();
   }
 }

@@ -14,12 +14,13 @@
 
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/parallax_attention/prefill_args.h"
-#include "kernels/cuda/parallax_attention/prefill_barrier.cuh"
 #include "kernels/cuda/parallax_attention/prefill_merge.cuh"
 #include "kernels/cuda/parallax_attention/prefill_producers.cuh"
 #include "kernels/cuda/parallax_attention/prefill_row_state.cuh"
 #include "kernels/cuda/parallax_attention/prefill_rows.cuh"
 #include "kernels/cuda/parallax_attention/prefill_schedule.cuh"
+#include "kernels/cuda/parallax_attention/ring_cursor.cuh"
+#include "kernels/cuda/ptx/ptx_sm90.cuh"
 #include "kernels/cuda/ptx/wgmma.cuh"
 
 namespace parallax::kernels::cuda {
@@ -31,7 +32,7 @@ __device__ __forceinline__ void IssueScores(uint32_t a, uint32_t k, float (&s)[3
 #pragma unroll
   for (int d = 0; d < kHeadDim; d += 16) {
     const int step = (d / 64 * kHalfBytes + d % 64 * 2) >> 4;
-    WgmmaSharedA(s, a + step, k + step, d > 0);
+    WgmmaShared(s, a + step, k + step, d > 0);
   }
 }
 
@@ -78,7 +79,7 @@ class Consumer {
     for (int j = 0; j < kHeadDim / 2; ++j) o1_[j] = o2_[j] = 0.0f;
     q_ = TileDescriptor(SharedAddress(shared_.q[q_cursor_.stage][index_]), 0);
     r_ = TileDescriptor(SharedAddress(shared_.r[q_cursor_.stage][index_]), 0);
-    BarrierWait(SharedAddress(&shared_.q_full[q_cursor_.stage][index_]), q_cursor_.parity);
+    Wait(SharedAddress(&shared_.q_full[q_cursor_.stage][index_]), q_cursor_.parity);
     WaitKeys();
     WgmmaFence();
     IssueScores<kHeadDim>(q_, KeyDescriptor(), s1_);
@@ -210,21 +211,21 @@ class Consumer {
   }
 
   __device__ __forceinline__ void WaitKeys() {
-    BarrierWait(SharedAddress(&shared_.k_full[k_cursor_.stage]), k_cursor_.parity);
+    Wait(SharedAddress(&shared_.k_full[k_cursor_.stage]), k_cursor_.parity);
   }
   __device__ __forceinline__ void WaitValues() {
-    BarrierWait(SharedAddress(&shared_.v_full[v_cursor_.stage]), v_cursor_.parity);
+    Wait(SharedAddress(&shared_.v_full[v_cursor_.stage]), v_cursor_.parity);
   }
   __device__ __forceinline__ void ReleaseKeys() {
-    if (lane_ == 0) BarrierArrive(SharedAddress(&shared_.k_empty[k_cursor_.stage]));
+    if (lane_ == 0) Arrive(SharedAddress(&shared_.k_empty[k_cursor_.stage]));
     k_cursor_.Advance();
   }
   __device__ __forceinline__ void ReleaseValues() {
-    if (lane_ == 0) BarrierArrive(SharedAddress(&shared_.v_empty[v_cursor_.stage]));
+    if (lane_ == 0) Arrive(SharedAddress(&shared_.v_empty[v_cursor_.stage]));
     v_cursor_.Advance();
   }
   __device__ __forceinline__ void ReleaseQueries() {
-    if (lane_ == 0) BarrierArrive(SharedAddress(&shared_.q_empty[q_cursor_.stage][index_]));
+    if (lane_ == 0) Arrive(SharedAddress(&shared_.q_empty[q_cursor_.stage][index_]));
     q_cursor_.Advance();
   }
 

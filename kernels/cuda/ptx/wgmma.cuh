@@ -1,4 +1,4 @@
-// Hopper's warpgroup matrix instructions: their operands, and prefill's shapes.
+// Hopper's warpgroup matrix instructions: their operands, and the shapes of prefill.
 //
 // A warpgroup (4 warps) issues them together; they run asynchronously. Accumulators: warp w of
 // the four holds rows 16w .. 16w+15; d[4j + 0..1] are row lane/4, d[4j + 2..3] row lane/4 + 8, at
@@ -48,8 +48,8 @@ __device__ __forceinline__ void PinRegisters(float (&d)[kSize]) {
 }
 
 // d[64 x 64] = a[64 x 16] b[16 x 64] (+ d): both K-major in shared memory.
-__device__ __forceinline__ void WgmmaSharedA(float (&d)[32], uint32_t a, uint32_t b,
-                                             int accumulate) {
+__device__ __forceinline__ void WgmmaShared(float (&d)[32], uint32_t a, uint32_t b,
+                                            int accumulate) {
   asm volatile(
       "{\n"
       ".reg .pred p;\n"
