@@ -16,6 +16,10 @@
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear/skinny_epilogue.cuh"
+#include "kernels/cuda/programmatic_launch.cuh"
+#include "kernels/cuda/ptx/ptx.cuh"
+#include "kernels/cuda/ptx/ptx_sm90.cuh"
 
 namespace parallax::kernels::cuda {
 namespace {
@@ -33,65 +37,6 @@ constexpr int kSharedBudget = 226 * 1024;
 constexpr int kBarrierBytes = 2 * kMaxStages * sizeof(uint64_t);
 constexpr int kHeadBytes = kBarrierBytes + kMaxSkinnyTokens * sizeof(float);
 
-struct SkinnyArgs {
-  const __nv_bfloat16* x;
-  int64_t x_stride;
-  const __nv_bfloat16* weight;
-  const __nv_bfloat16* bias;
-  void* y;
-  int64_t y_stride;
-  int tokens;
-  int num_outputs;
-  int num_inputs;
-  int tiles;
-  int tiles_per_cta;
-  int stages;
-  int pitch;  // bytes between a stage's rows: an odd multiple of 64 keeps banks apart
-  bool y_is_float;
-  DeferredNorm norm;
-  NextNorm next_norm;
-};
-
-__device__ uint32_t SharedAddress(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-__device__ void BarrierInit(uint64_t* bar, int count) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(SharedAddress(bar)), "r"(count));
-}
-
-__device__ void BarrierExpect(uint64_t* bar, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(SharedAddress(bar)),
-               "r"(bytes)
-               : "memory");
-}
-
-__device__ void BarrierArrive(uint64_t* bar) {
-  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(SharedAddress(bar)) : "memory");
-}
-
-__device__ void BarrierWait(uint64_t* bar, int parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "wait:\n"
-      "mbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n"
-      "@p bra done;\n"
-      "bra wait;\n"
-      "done:\n"
-      "}\n" ::"r"(SharedAddress(bar)),
-      "r"(parity)
-      : "memory");
-}
-
-__device__ void BulkCopy(void* to, const void* from, int bytes, uint64_t* bar, uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-      "[%0], [%1], %2, [%3], %4;" ::"r"(SharedAddress(to)),
-      "l"(from), "r"(bytes), "r"(SharedAddress(bar)), "l"(policy)
-      : "memory");
-}
-
 // The producer writes the norm factors and arrives; the consumers wait for it and each other.
 __device__ void FactorsArrive() { asm volatile("bar.arrive 2, %0;" ::"n"(kThreads) : "memory"); }
 __device__ void FactorsSync() { asm volatile("bar.sync 2, %0;" ::"n"(kThreads) : "memory"); }
@@ -105,17 +50,6 @@ __device__ void Mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32
       "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-// The row of W at row `r` of tile `tile`; -1 if there is none.
-template <int kTileRows, LinearEpilogue kEpilogue>
-__device__ int WeightRow(const SkinnyArgs& args, int tile, int r) {
-  if constexpr (kEpilogue == LinearEpilogue::kSiluAndMul) {
-    const int half = args.num_outputs / 2;
-    return (r < 8 ? 0 : half) + tile * 8 + (r & 7);
-  }
-  const int row = tile * kTileRows + r;
-  return row < args.num_outputs ? row : -1;
 }
 
 // Where in the ring a producer or a consumer is.
@@ -135,29 +69,26 @@ struct RingPosition {
 template <int kTileRows, LinearEpilogue kEpilogue>
 __device__ void ProduceGroup(const SkinnyArgs& args, char* stages, uint64_t* full, uint64_t* empty,
                              int first_tile, int end_tile, int lane, RingPosition& at) {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  const uint64_t policy = EvictFirstPolicy();
   for (int k = 0; k < args.num_inputs; k += kChunkInputs) {
     const int bytes = 2 * min(kChunkInputs, args.num_inputs - k);
     for (int tile = first_tile; tile < end_tile; ++tile) {
       const int row = lane < kTileRows ? WeightRow<kTileRows, kEpilogue>(args, tile, lane) : -1;
       const int rows = __popc(__ballot_sync(0xffffffffu, row >= 0));
       if (lane == 0) {
-        BarrierWait(&empty[at.stage], at.parity);
-        BarrierExpect(&full[at.stage], rows * bytes);
+        Wait(SharedAddress(&empty[at.stage]), at.parity);
+        ArriveExpect(SharedAddress(&full[at.stage]), rows * bytes);
       }
       __syncwarp();
       if (row >= 0) {
-        BulkCopy(stages + (at.stage * kTileRows + lane) * args.pitch,
+        BulkCopy(SharedAddress(stages + (at.stage * kTileRows + lane) * args.pitch),
                  args.weight + static_cast<int64_t>(row) * args.num_inputs + k, bytes,
-                 &full[at.stage], policy);
+                 SharedAddress(&full[at.stage]), policy);
       }
       at.Advance(args.stages);
     }
   }
 }
-
-__device__ float Silu(float z) { return z / (1.0f + __expf(-z)); }
 
 // 1 / the root mean square of every token's row, by the producer warp, which has time for it: four
 // lanes a token, of eight tokens at once. What is not deferred needs nothing of the kernel before:
@@ -169,7 +100,7 @@ __device__ void ProvideNormFactors(const SkinnyArgs& args, float* factors, int l
     FactorsArrive();
     return;
   }
-  asm volatile("griddepcontrol.wait;" ::: "memory");
+  WaitForPrecedingKernel();
 #pragma unroll
   for (int block = 0; block < kTokenBlocks; ++block) {
     const int token = block * 8 + lane / 4;
@@ -186,107 +117,6 @@ __device__ void ProvideNormFactors(const SkinnyArgs& args, float* factors, int l
   }
   FactorsArrive();
 }
-
-// What a lane (g, t) stores: rows g and g + 8 of a tile for tokens 2t and 2t + 1 of a block, and
-// what it needs for that from memory, asked for before the products.
-template <int kTileRows, LinearEpilogue kEpilogue>
-struct Outputs {
-  int tile;
-  int token;  // the first of two
-  int lane;
-  float bias[2] = {};
-  float norm_weight[2] = {};
-  float old[2][2] = {};  // [row][token]
-
-  __device__ Outputs(const SkinnyArgs& args, int tile_index, int block, int own_lane)
-      : tile(tile_index), token(block * 8 + 2 * (own_lane & 3)), lane(own_lane) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int row = Row(args, r);
-      if (row < 0) continue;
-      if (args.bias != nullptr) bias[r] = __bfloat162float(args.bias[row]);
-      if constexpr (kEpilogue == LinearEpilogue::kAccumulate) {
-        if (args.next_norm.weight != nullptr) norm_weight[r] = args.next_norm.weight[row];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          if (token + i < args.tokens) old[r][i] = *Accumulated(args, r, i);
-        }
-      }
-    }
-  }
-
-  // Of W; -1: none.
-  __device__ int Row(const SkinnyArgs& args, int r) const {
-    if (r == 1 && kTileRows < 16) return -1;
-    return WeightRow<kTileRows, kEpilogue>(args, tile, (lane >> 2) + 8 * r);
-  }
-
-  __device__ float* Accumulated(const SkinnyArgs& args, int r, int i) const {
-    return static_cast<float*>(args.y) + (token + i) * args.y_stride + Row(args, r);
-  }
-
-  // z: the products, rows g and g + 8 of token 2t first, then of 2t + 1, as an Mma leaves them.
-  __device__ void Store(const SkinnyArgs& args, float4 z, const float* factors) const {
-    const float factor[2] = {factors[token], factors[token + 1]};
-    const float value[2][2] = {{z.x * factor[0] + bias[0], z.y * factor[1] + bias[0]},
-                               {z.z * factor[0] + bias[1], z.w * factor[1] + bias[1]}};
-    if constexpr (kEpilogue == LinearEpilogue::kAccumulate) {
-      StoreSums(args, value);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        if (token + i >= args.tokens) continue;
-        if constexpr (kEpilogue == LinearEpilogue::kSiluAndMul) {
-          StoreOne(args, Row(args, 0), i, Silu(value[0][i]) * value[1][i]);
-        } else {
-          if (Row(args, 0) >= 0) StoreOne(args, Row(args, 0), i, value[0][i]);
-          if (Row(args, 1) >= 0) StoreOne(args, Row(args, 1), i, value[1][i]);
-        }
-      }
-    }
-  }
-
- private:
-  __device__ void StoreOne(const SkinnyArgs& args, int column, int i, float value) const {
-    const int64_t at = (token + i) * args.y_stride + column;
-    if (args.y_is_float) {
-      static_cast<float*>(args.y)[at] = value;
-    } else {
-      static_cast<__nv_bfloat16*>(args.y)[at] = __float2bfloat16_rn(value);
-    }
-  }
-
-  // By a whole warp, which has one tile and one block of tokens.
-  __device__ void StoreSums(const SkinnyArgs& args, const float (&value)[2][2]) const {
-    float squares[2] = {};
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (token + i >= args.tokens) continue;
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int row = Row(args, r);
-        if (row < 0) continue;
-        const float sum = old[r][i] + value[r][i];
-        *Accumulated(args, r, i) = sum;
-        squares[i] += sum * sum;
-        if (args.next_norm.weight == nullptr) continue;
-        args.next_norm.scaled[static_cast<int64_t>(token + i) * args.num_outputs + row] =
-            __float2bfloat16_rn(sum * norm_weight[r]);
-      }
-    }
-    if (args.next_norm.weight == nullptr) return;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int other = 4; other < 32; other *= 2) {
-        squares[i] += __shfl_xor_sync(0xffffffffu, squares[i], other);
-      }
-      if (lane < 4 && token + i < args.tokens) {
-        args.next_norm.squares[(token + i) * args.tiles + tile] = squares[i];
-      }
-    }
-  }
-};
 
 template <int kTokenBlocks, int kTileRows, int kGroupTiles, int kHeldChunks,
           LinearEpilogue kEpilogue>
@@ -310,14 +140,14 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (warp == kWarps) {
     if (lane == 0) {
       for (int s = 0; s < args.stages; ++s) {
-        BarrierInit(&full[s], 1);
-        BarrierInit(&empty[s], kWarps);
+        InitBarrier(SharedAddress(&full[s]), 1);
+        InitBarrier(SharedAddress(&empty[s]), kWarps);
       }
       asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
   }
   __syncthreads();
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  LetNextKernelStart();
   if (warp == kWarps) {
     RingPosition at{.stage = 0, .parity = 1};
     for (int tile = first_tile; tile < end_tile; tile += kGroupTiles) {
@@ -329,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     return;
   }
-  asm volatile("griddepcontrol.wait;" ::: "memory");
+  WaitForPrecedingKernel();
 
   const int g = lane >> 2;
   const int t = lane & 3;
@@ -361,7 +191,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     // A warp stores at most one tile of one block of tokens.
     static_assert(kGroupTiles * kTokenBlocks <= kWarps);
     const bool stores = warp < group_tiles * kTokenBlocks;
-    const Outputs<kTileRows, kEpilogue> outputs(args, group + (stores ? warp / kTokenBlocks : 0),
+    const SkinnyOutputs<kTileRows, kEpilogue> outputs(args, group + (stores ? warp / kTokenBlocks : 0),
                                                 warp % kTokenBlocks, lane);
     for (int chunk = 0; chunk < chunks; chunk += kHeldChunks) {
       if (chunk > 0 || (group > first_tile && chunks > kHeldChunks)) load_x(chunk);
@@ -372,7 +202,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
         for (int tile = 0; tile < kGroupTiles; ++tile) {
           if (tile >= group_tiles) break;
-          BarrierWait(&full[at.stage], at.parity);
+          Wait(SharedAddress(&full[at.stage]), at.parity);
           const char* rows =
               stages + (at.stage * kTileRows + g) * args.pitch + 2 * (warp * kWarpInputs + 8 * t);
 #pragma unroll
@@ -391,7 +221,7 @@ __global__ void __launch_bounds__(kThreads, 2)
             }
           }
           __syncwarp();
-          if (lane == 0) BarrierArrive(&empty[at.stage]);
+          if (lane == 0) Arrive(SharedAddress(&empty[at.stage]));
           at.Advance(args.stages);
         }
       }

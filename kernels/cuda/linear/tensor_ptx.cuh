@@ -1,4 +1,4 @@
-// The PTX instructions of TensorLinear that ptx_sm90.cuh does not have: tensor copies,
+// The PTX instructions of TensorLinear that ptx/ptx_sm90.cuh does not have: tensor copies,
 // arrivals at a barrier of another CTA, loads from shared memory.
 //
 // Thread safety: device code.
@@ -11,13 +11,6 @@
 #include <cstdint>
 
 namespace parallax::kernels::cuda {
-
-// A policy of L2 for what is read once.
-__device__ inline uint64_t EvictFirstPolicy() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
 
 // Brings the map itself near, so that the first copy need not wait for it.
 __device__ inline void PrefetchTensorMap(const CUtensorMap& map) {

@@ -63,6 +63,23 @@ __device__ inline void BulkCopy(uint32_t destination, const void* source, uint32
       : "memory");
 }
 
+// A policy of L2 for what is read once.
+__device__ inline uint64_t EvictFirstPolicy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// The same with a policy of L2.
+__device__ inline void BulkCopy(uint32_t destination, const void* source, uint32_t bytes,
+                                uint32_t barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1], %2, [%3], %4;" ::"r"(destination),
+      "l"(source), "r"(bytes), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
 // The address, in the cluster's shared memory, of what lies at `address` in CTA `rank`.
 __device__ inline uint32_t RemoteAddress(uint32_t address, uint32_t rank) {
   uint32_t remote;
