@@ -111,8 +111,7 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, const DeviceWeights& weights
       device_(device),
       communicator_(communicator),
       stream_(stream),
-      plans_(device),
-      side_(stream.device().index) {
+      plans_(device) {
   const CudaDecoderMemory memory = MemoryFor(config, options, device);
   memory_ = kernels::cuda::DeviceBuffer(memory.activations, "activations in GPU memory");
   probe_states_ = kernels::cuda::DeviceBuffer(memory.probe_states, "probe states in GPU memory");
@@ -302,33 +301,30 @@ void CudaDecoder::Attention(int64_t layer_index, const StepShape& shape, const D
   kernels::cuda::HeadNormRopeAndKvWrite(rope, stream_);
 
   Attend({shape, step, config_.layer_windows[layer_index], cache});
-  LinearParams output = AccumulateParams(layer.o, attended_, shape.tokens,
-                                         defers_norms ? layer.post_attention_norm : nullptr);
-  // Started early behind a join, it would wait for one of the two kernels only.
-  output.programmatic_launch = !OverlapsAttention(shape);
-  Run(output);
+  Run(AccumulateParams(layer.o, attended_, shape.tokens,
+                       defers_norms ? layer.post_attention_norm : nullptr));
   communicator_.AllReduceSum(
       TensorView(residual_, DType::kFloat32, {shape.tokens, config_.hidden_size}, device), stream_);
 }
 
 // qrkv_ and the cache -> attended_.
 void CudaDecoder::Attend(const AttentionInputs& inputs) {
-  if (OverlapsAttention(inputs.shape)) {
+  const bool decodes = inputs.shape.decode_sequences > 0;
+  const bool prefills = inputs.shape.prefill_sequences() > 0;
+  if (decodes && prefills && options_.overlap_attention) {
     // Prefill's blocks take a multiprocessor each and run as long as the keys are many, so they go
     // first; decode's fill what is left, and more as those end. Neither kernel's blocks wait for
     // others of their launch (but within a cluster, which starts as one), so that either ends
     // however few multiprocessors it gets.
-    side_.ForkFrom(stream_);
     AttendPrefilling(inputs);
-    AttendDecoding(inputs, side_.stream());
-    side_.JoinTo(stream_);
+    AttendDecoding(inputs, /*beside_prefill=*/true);
     return;
   }
-  if (inputs.shape.decode_sequences > 0) AttendDecoding(inputs, stream_);
-  if (inputs.shape.prefill_sequences() > 0) AttendPrefilling(inputs);
+  if (decodes) AttendDecoding(inputs, /*beside_prefill=*/false);
+  if (prefills) AttendPrefilling(inputs);
 }
 
-void CudaDecoder::AttendDecoding(const AttentionInputs& inputs, const kernels::Stream& stream) {
+void CudaDecoder::AttendDecoding(const AttentionInputs& inputs, bool beside_prefill) {
   const StepShape& shape = inputs.shape;
   const StepLayout layout(shape);
   const int64_t width = config_.qrkv_rows();
@@ -346,9 +342,9 @@ void CudaDecoder::AttendDecoding(const AttentionInputs& inputs, const kernels::S
   decode.softmax_scale = softmax_scale();
   decode.sliding_window = inputs.window;
   decode.workspace = decode_workspace_;
-  // On the side stream a wait for an event precedes, not a kernel.
-  decode.programmatic_launch = !OverlapsAttention(shape);
-  kernels::cuda::ParallaxDecode(decode, device_, stream);
+  decode.programmatic_launch = true;  // what precedes on the stream is a kernel
+  decode.beside_preceding = beside_prefill;
+  kernels::cuda::ParallaxDecode(decode, device_, stream_);
 }
 
 void CudaDecoder::AttendPrefilling(const AttentionInputs& inputs) {
@@ -374,6 +370,7 @@ void CudaDecoder::AttendPrefilling(const AttentionInputs& inputs) {
   prefill.softmax_scale = softmax_scale();
   prefill.sliding_window = inputs.window;
   prefill.workspace = prefill_workspace_;
+  prefill.programmatic_launch = true;  // what precedes on the stream is a kernel
   kernels::cuda::ParallaxPrefill(prefill, device_, stream_);
 }
 

@@ -99,12 +99,8 @@ class CudaDecoder {
     const kernels::cuda::PagedKvCache& cache;
   };
 
-  bool OverlapsAttention(const StepShape& shape) const {
-    return options_.overlap_attention && shape.decode_sequences > 0 &&
-           shape.prefill_sequences() > 0;
-  }
   void Attend(const AttentionInputs& inputs);
-  void AttendDecoding(const AttentionInputs& inputs, const kernels::Stream& stream);
+  void AttendDecoding(const AttentionInputs& inputs, bool beside_prefill);
   void AttendPrefilling(const AttentionInputs& inputs);
   float softmax_scale() const;
   void Mlp(int64_t layer_index, int tokens, bool defers_norms);
@@ -139,7 +135,6 @@ class CudaDecoder {
 
   kernels::cuda::DeviceBuffer memory_;
   kernels::cuda::DeviceBuffer probe_states_;
-  kernels::cuda::SideStream side_;  // after the memory: waits before that is freed
   // Within memory_. The attention block's tensors and the MLP's are never alive together.
   float* residual_ = nullptr;           // [tokens, hidden]
   __nv_bfloat16* hidden_ = nullptr;     // [tokens, hidden] normed, or as NextNorm::scaled; at the

@@ -90,7 +90,7 @@ CudaModelRunner::CudaModelRunner(const ModelConfig& config, const CudaModelRunne
     : config_(config),
       options_(options),
       device_(device),
-      stream_(device.index, kernels::cuda::StreamPriority::kHigh),
+      stream_(device.index),
       input_stream_(device.index),
       cost_model_(config),
       max_blocks_(PagesForTokens(options.max_context_tokens)),

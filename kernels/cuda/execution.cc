@@ -11,21 +11,16 @@ namespace {
 
 constexpr char kOp[] = "execution";
 
-CUstream_st* MakeStream(StreamPriority priority) {
-  int normal = 0;
-  int high = 0;
-  CheckCuda(cudaDeviceGetStreamPriorityRange(&normal, &high), kOp, "cudaStreamPriorityRange");
+CUstream_st* MakeStream() {
   cudaStream_t stream = nullptr;
-  CheckCuda(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking,
-                                         priority == StreamPriority::kHigh ? high : normal),
-            kOp, "cudaStreamCreate");
+  CheckCuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), kOp, "cudaStreamCreate");
   return stream;
 }
 
 }  // namespace
 
-OwnedStream::OwnedStream(int device_index, StreamPriority priority)
-    : owned_(MakeStream(priority)), stream_(device_index, owned_.get()) {}
+OwnedStream::OwnedStream(int device_index)
+    : owned_(MakeStream()), stream_(device_index, owned_.get()) {}
 
 void OwnedStream::Synchronize() const {
   CheckCuda(cudaStreamSynchronize(owned_.get()), kOp, "cudaStreamSynchronize");
@@ -33,11 +28,9 @@ void OwnedStream::Synchronize() const {
 
 void OwnedStream::Destroy::operator()(CUstream_st* stream) const { cudaStreamDestroy(stream); }
 
-Event::Event(EventUse use) {
+Event::Event() {
   cudaEvent_t event = nullptr;
-  const unsigned flags =
-      cudaEventBlockingSync | (use == EventUse::kOrder ? cudaEventDisableTiming : 0);
-  CheckCuda(cudaEventCreateWithFlags(&event, flags), kOp, "cudaEventCreate");
+  CheckCuda(cudaEventCreateWithFlags(&event, cudaEventBlockingSync), kOp, "cudaEventCreate");
   event_.reset(event);
 }
 
@@ -61,21 +54,6 @@ float Event::ElapsedMilliseconds(const Event& begin, const Event& end) {
 }
 
 void Event::Destroy::operator()(CUevent_st* event) const { cudaEventDestroy(event); }
-
-SideStream::SideStream(int device_index) : stream_(device_index) {}
-
-// An error of a kernel is told by whoever waits for the other stream next.
-SideStream::~SideStream() { cudaStreamSynchronize(stream().cuda_stream()); }
-
-void SideStream::ForkFrom(const Stream& main) {
-  forked_.Record(main);
-  forked_.HoldBack(stream());
-}
-
-void SideStream::JoinTo(const Stream& main) {
-  joined_.Record(stream());
-  joined_.HoldBack(main);
-}
 
 Graph Graph::Capture(const Stream& stream, const std::function<void()>& enqueue) {
   CheckCuda(cudaStreamBeginCapture(stream.cuda_stream(), cudaStreamCaptureModeThreadLocal), kOp,

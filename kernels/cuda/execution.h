@@ -16,14 +16,10 @@ struct CUgraphExec_st;  // what a cudaGraphExec_t points to
 
 namespace parallax::kernels::cuda {
 
-// Whose waiting blocks a multiprocessor takes first where kernels of several streams run. What has
-// started stays.
-enum class StreamPriority { kNormal, kHigh };
-
 // A stream of the current device that does not wait for the default stream.
 class OwnedStream {
  public:
-  explicit OwnedStream(int device_index, StreamPriority priority = StreamPriority::kNormal);
+  explicit OwnedStream(int device_index);
 
   const Stream& stream() const { return stream_; }
   // Blocks until everything enqueued has run.
@@ -37,21 +33,16 @@ class OwnedStream {
   Stream stream_;
 };
 
-enum class EventUse {
-  kTiming,
-  kOrder,  // has no time stamp, and costs a stream less
-};
-
 // A point on a stream. Waiting blocks the thread and leaves the core to others.
 class Event {
  public:
-  explicit Event(EventUse use = EventUse::kTiming);
+  Event();
 
   void Record(const Stream& stream);
   void Synchronize() const;
   // What is enqueued on the stream from here on runs after the event.
   void HoldBack(const Stream& stream) const;
-  // Between two events for timing that have both been reached.
+  // Between two events that have both been reached.
   static float ElapsedMilliseconds(const Event& begin, const Event& end);
 
  private:
@@ -59,29 +50,6 @@ class Event {
     void operator()(CUevent_st* event) const;
   };
   std::unique_ptr<CUevent_st, Destroy> event_;
-};
-
-// A second stream for work that runs beside that of another, from a fork to a join. Both may be
-// captured into a graph of the other stream. It has normal priority: outside graphs, the other
-// stream's blocks go first if that one's is high.
-class SideStream {
- public:
-  explicit SideStream(int device_index);
-  // Waits for what was enqueued: its memory may be freed afterwards.
-  ~SideStream();
-  SideStream(const SideStream&) = delete;
-  SideStream& operator=(const SideStream&) = delete;
-
-  const Stream& stream() const { return stream_.stream(); }
-  // What is enqueued here from now on runs after what `main` holds now.
-  void ForkFrom(const Stream& main);
-  // What is enqueued on `main` from now on runs after what this holds now.
-  void JoinTo(const Stream& main);
-
- private:
-  const OwnedStream stream_;
-  Event forked_{EventUse::kOrder};
-  Event joined_{EventUse::kOrder};
 };
 
 // The kernels that one call enqueues, to be replayed as one launch.

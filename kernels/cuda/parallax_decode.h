@@ -66,6 +66,12 @@ struct ParallaxDecodeParams {
   // without a key of the call's own rows (the last query_len keys of a sequence): kernels that
   // precede it, back to the last whose successor was launched plainly, must not write those.
   bool programmatic_launch = false;
+
+  // Runs the kernel beside its predecessor on the stream instead of behind it: on multiprocessors that
+  // the other leaves free, and on more as it ends. It completes after it. The predecessor must let the
+  // next kernel start only once everything that this one reads is complete, as ParallaxPrefill does,
+  // and must not write it. On GPUs before Hopper it runs behind it.
+  bool beside_preceding = false;
 };
 
 // The workspace's counters, at its front: zero before a call and after it.

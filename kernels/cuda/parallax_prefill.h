@@ -60,6 +60,12 @@ struct ParallaxPrefillParams {
   // ParallaxPrefillWorkspaceBytes(), 256-byte aligned. Its first ParallaxPrefillCounterBytes() are
   // zeroed before its first use; the rest may hold anything.
   std::span<std::byte> workspace;
+
+  // Lets the kernel start while its predecessor on the stream drains (programmatic dependent
+  // launch, on Hopper). Until that is done it reads only query_start and context_len: kernels that
+  // precede it, back to the last whose successor was launched plainly, must not write those. Its own
+  // successor, if launched early, starts when its predecessors are complete.
+  bool programmatic_launch = false;
 };
 
 // The workspace's counters, at its front: zero before a call and after it.

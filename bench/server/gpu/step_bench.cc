@@ -110,7 +110,7 @@ class StepBench {
       : folder_(folder),
         config_(ReadConfig(folder)),
         device_(kernels::cuda::ReadDeviceProperties(0)),
-        stream_(0, kernels::cuda::StreamPriority::kHigh),
+        stream_(0),
         cost_model_(config_) {
     for (const Case& c : cases) {
       max_batch_ = std::max(max_batch_, c.sequences());

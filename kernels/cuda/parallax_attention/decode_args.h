@@ -60,6 +60,8 @@ struct DecodeArgs {
   int slice_groups = 0;      // num_clusters / units_a_sequence; 0: not to be used (decode_plan.cuh)
   int unit_cost = 1;         // pages that a unit's start takes the time of
   int cut_cost = 2;          // pages a CTA would rather read than cut a unit
+
+  bool beside_preceding = false;  // no CTA waits for the kernel before, but the last one, at its end
 };
 
 }  // namespace parallax::kernels::cuda

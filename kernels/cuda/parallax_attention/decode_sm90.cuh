@@ -28,6 +28,17 @@ namespace parallax::kernels::cuda {
 inline constexpr int kFirstSlotsReady = 3;
 inline constexpr int kRingReady = 4;
 
+// What the kernel before this one writes is read behind this; or was written before that one started.
+__device__ inline void WaitForInputs(const DecodeArgs& args) {
+  if (!args.beside_preceding) WaitForPrecedingKernel();
+}
+
+// At a CTA's end. A grid is complete when all of its CTAs are: the last one, which has none behind it
+// that waits for its place, keeps this one from completing before the kernel that it runs beside.
+__device__ inline void EndAfterPreceding(const DecodeArgs& args) {
+  if (args.beside_preceding && blockIdx.x == gridDim.x - 1) WaitForPrecedingKernel();
+}
+
 template <int kDim, int kTiles, int kClusterSize>
 class Producer {
  public:
@@ -100,7 +111,7 @@ class Producer {
       if (first < new_page) {
         group_end = min(group_end, new_page);
       } else {
-        WaitForPrecedingKernel();
+        WaitForInputs(args_);
       }
       const __nv_bfloat16* const blocks =
           args_.cache +
@@ -398,9 +409,10 @@ __global__ void __launch_bounds__(kDecodeThreads,
     producer.Run(segment, more, walker, shared.besides.merge_barriers);
   } else {
     Consumer<kDim, kTiles, kClusterSize> consumer(args, shared, slice, rank);
-    WaitForPrecedingKernel();
+    WaitForInputs(args);
     consumer.Run(segment, more, walker);
   }
+  EndAfterPreceding(args);
 }
 
 }  // namespace parallax::kernels::cuda

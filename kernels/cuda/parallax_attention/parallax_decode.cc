@@ -195,6 +195,7 @@ DecodeArgs MakeArgs(const ParallaxDecodeParams& params, const DeviceProperties& 
   args.max_blocks = params.max_blocks;
   args.scale_log2 = params.softmax_scale * 1.44269504088896341f;
   args.sliding_window = params.sliding_window;
+  args.beside_preceding = params.beside_preceding;
   args.counters = reinterpret_cast<uint32_t*>(params.workspace.data());
   args.partials = reinterpret_cast<float4*>(params.workspace.data() + CounterBytes(device));
   return args;
@@ -231,7 +232,7 @@ void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& 
   DecodeVariant variant;
   variant.head_dim = params.cache.head_dim;
   variant.tiles = RowBlockTiles(rows);
-  variant.programmatic_launch = params.programmatic_launch;
+  variant.programmatic_launch = params.programmatic_launch || params.beside_preceding;
   const int row_blocks = (rows + variant.tiles * 8 - 1) / (variant.tiles * 8);
   const int units_a_sequence = args.num_kv_heads * row_blocks;
   CheckCounts(args.batch, units_a_sequence, params.max_blocks + kUnitCost * kMostClusterSize);

@@ -84,6 +84,7 @@ PrefillArgs MakeArgs(const ParallaxPrefillParams& params) {
   args.scale_log2 = params.softmax_scale * std::numbers::log2e_v<float>;
   args.window = params.sliding_window > 0 ? params.sliding_window : kNoWindow;
   args.split_keys = params.split_keys;
+  args.programmatic_launch = params.programmatic_launch;
   args.workspace = reinterpret_cast<PrefillWorkspace*>(params.workspace.data());
   return args;
 }

@@ -126,9 +126,16 @@ class WarpRows {
     for (int key = 0; key < kPageSize; key += kStepKeys) AddKeys(block, key, k, v);
   }
 
-  __device__ __forceinline__ void Finish() {
-    if (tile_.parts > 1 && !MergeParts(*args_.workspace, tile_.first_part * kWarps + warp_, kWarps,
-                                       tile_.part, tile_.parts, lane_, state_, o1_, o2_)) {
+  // `shared` is the block's, of which all warps are done with K and V, and each with the queries.
+  __device__ __forceinline__ void Finish(SharedBlocks<kHeadDim>& shared) {
+    constexpr int kVectors = kHeadDim / 4;  // of a lane's outputs
+    static_assert(kWarps * 32 * kVectors * sizeof(float4) <= sizeof(shared.k) + sizeof(shared.v));
+    float4* const shelf =
+        reinterpret_cast<float4*>(shared.k[0]) + warp_ * kVectors * 32 + lane_;
+    if (tile_.parts > 1 &&
+        !MergeParts(
+            *args_.workspace, tile_.first_part * kWarps + warp_, kWarps, tile_.part, tile_.parts,
+            lane_, [&](int i) { return shelf + i * 32; }, state_, o1_, o2_)) {
       return;
     }
     if constexpr (kProbe) {
@@ -212,7 +219,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     __syncthreads();
   }
-  if (!rows.IsEmpty()) rows.Finish();
+  if (!rows.IsEmpty()) rows.Finish(shared);
 }
 
 template <int kHeadDim, bool kProbe>

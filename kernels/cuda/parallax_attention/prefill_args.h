@@ -22,9 +22,9 @@ inline constexpr int kMostParts = 16;                  // that the keys of a til
 
 // Zero before a launch and after it.
 struct PrefillCounters {
-  uint32_t next_tile;                  // tiles taken beyond every block's first
-  uint32_t blocks_done;                // blocks that found no more
-  uint32_t parts_done[kPartialWarps];  // of a warp's rows whose keys are cut
+  uint32_t next_tile;             // tiles taken beyond every block's first
+  uint32_t blocks_done;           // blocks that found no more
+  uint32_t pairs[kPartialWarps];  // of parts of a warp's rows (prefill_merge.cuh)
 };
 
 struct PrefillWorkspace {
@@ -51,6 +51,7 @@ struct PrefillArgs {
   float scale_log2;  // softmax_scale * log2(e)
   int window;        // keys a row sees at most
   bool split_keys;   // few tiles may be cut over their keys
+  bool programmatic_launch;
 
   // Set by the launches: tiles times parts that partials have room for and blocks exist for.
   int part_slots;

@@ -16,6 +16,7 @@
 #include "kernels/cuda/parallax_attention/prefill_rows.cuh"
 #include "kernels/cuda/parallax_attention/prefill_schedule.cuh"
 #include "kernels/cuda/parallax_attention/ring_cursor.cuh"
+#include "kernels/cuda/programmatic_launch.cuh"
 #include "kernels/cuda/ptx/ptx_sm90.cuh"
 
 namespace parallax::kernels::cuda {
@@ -89,7 +90,10 @@ class TileReader {
   RingCursor<kTileSlots> cursor_;
 };
 
-// The scheduler warp.
+// The scheduler warp. The first tile is found while the kernel before this one may still run: it
+// depends on lengths alone. The counters are another launch's until then. The next kernel starts no
+// sooner than what this one waited for is complete, so that it may run beside this one
+// (ParallaxDecodeParams::beside_preceding).
 template <int kHeadDim>
 __device__ void ScheduleTiles(const PrefillArgs& args, SharedStorage<kHeadDim>& shared, int lane) {
   RingCursor<kTileSlots> cursor;
@@ -102,6 +106,8 @@ __device__ void ScheduleTiles(const PrefillArgs& args, SharedStorage<kHeadDim>& 
       Arrive(SharedAddress(&shared.tile_full[cursor.stage]));
     }
     cursor.Advance();
+    WaitForPrecedingKernel();
+    LetNextKernelStart();
     if (tile.sequence < 0) break;
     if (lane == 0) rank = gridDim.x + atomicAdd(&args.workspace->counters.next_tile, 1);
     rank = __shfl_sync(0xFFFFFFFF, rank, 0);
@@ -150,6 +156,7 @@ __device__ void CopyKeysAndValues(const PrefillArgs& args, SharedStorage<kHeadDi
   RingCursor<Storage::kStages> cursor;
   TileReader<kHeadDim> tiles(shared);
   PrefillTile tile;
+  WaitForPrecedingKernel();
   while (tiles.Next(tile, lane)) {
     const int32_t* const pages = args.block_tables + tile.sequence * args.max_blocks;
     const int last_block = (tile.key_end - 1) / kPageSize;
@@ -190,6 +197,7 @@ __device__ void LoadQueries(const PrefillArgs& args, SharedStorage<kHeadDim>& sh
   TileReader<kHeadDim> tiles(shared);
   PrefillTile tile;
   RingCursor<SharedStorage<kHeadDim>::kQueryStages> cursor;
+  WaitForPrecedingKernel();
   while (tiles.Next(tile, lane)) {
     const int stage = cursor.stage;
     Wait(SharedAddress(&shared.q_empty[stage][consumer]), cursor.parity ^ 1);

@@ -82,6 +82,37 @@ __device__ inline int SequenceOfTile(const PrefillArgs& args, int keys, int inde
   return -1;
 }
 
+// The sequence of a tile, and the keys that its last row sees.
+struct RankedTile {
+  int sequence;
+  int keys;
+};
+
+// REQUIRES: row_rank < row_tiles.
+__device__ inline RankedTile TileOfRank(const PrefillArgs& args, int row_rank, int row_tiles,
+                                        int rows_per_tile, int lane) {
+  if (args.batch == 1) {  // one prompt's tiles from the last to the first: nothing to search for
+    const PrefillSequence only = PrefillSequence::Load(args, 0);
+    const int rows = min(only.rows, (row_tiles - row_rank) * rows_per_tile);
+    return {0, only.context - only.rows + rows};
+  }
+  // The most keys that more than row_rank tiles see.
+  int keys = 1;
+  int beyond = static_cast<int>(args.max_blocks) * kPageSize + 1;
+  int tiles_beyond = 0;
+  while (beyond - keys > 1) {
+    const int middle = keys + (beyond - keys) / 2;
+    const int tiles = TilesSeeing(args, middle, rows_per_tile, lane);
+    if (tiles > row_rank) {
+      keys = middle;
+    } else {
+      beyond = middle;
+      tiles_beyond = tiles;
+    }
+  }
+  return {SequenceOfTile(args, keys, row_rank - tiles_beyond, rows_per_tile, lane), keys};
+}
+
 // Leaves a tile the keys of one of at most `most_parts` parts; parts that are not needed become
 // no tile.
 __device__ inline void CutKeys(PrefillTile& tile, int part, int most_parts) {
@@ -111,29 +142,16 @@ __device__ PrefillTile FindTile(const PrefillArgs& args, uint32_t rank, int lane
   const int row_rank = tile_rank / heads;
   if (row_tiles <= row_rank) return tile;
 
-  // The most keys that more than row_rank tiles see.
-  int keys = 1;
-  int beyond = static_cast<int>(args.max_blocks) * kPageSize + 1;
-  int tiles_beyond = 0;
-  while (beyond - keys > 1) {
-    const int middle = keys + (beyond - keys) / 2;
-    const int tiles = TilesSeeing(args, middle, rows_per_tile, lane);
-    if (tiles > row_rank) {
-      keys = middle;
-    } else {
-      beyond = middle;
-      tiles_beyond = tiles;
-    }
-  }
-  tile.sequence = SequenceOfTile(args, keys, row_rank - tiles_beyond, rows_per_tile, lane);
+  const RankedTile ranked = TileOfRank(args, row_rank, row_tiles, rows_per_tile, lane);
+  tile.sequence = ranked.sequence;
   const PrefillSequence sequence = PrefillSequence::Load(args, tile.sequence);
   tile.first_token = args.query_start == nullptr ? tile.sequence : args.query_start[tile.sequence];
   tile.first_position = sequence.context - sequence.rows;
-  const int last_row = keys - 1 - tile.first_position;
+  const int last_row = ranked.keys - 1 - tile.first_position;
   tile.first_row = last_row / rows_per_tile * rows_per_tile;
   tile.num_rows = last_row + 1 - tile.first_row;
   tile.key_begin = max(0, tile.first_position + tile.first_row - args.window + 1);
-  tile.key_end = keys;
+  tile.key_end = ranked.keys;
   tile.first_part = tile_rank * parts;
   CutKeys(tile, static_cast<int>(rank % parts), parts);
   return tile;

@@ -189,10 +189,13 @@ class Consumer {
   }
 
   __device__ __forceinline__ void EndTile(const PrefillTile& tile) {
+    // The queries make room for the shelf: all of the warpgroup's products are done with them.
+    if (tile.parts > 1) GroupBarrier();
     if (warp_ * 16 >= tile.num_rows * args_.group_size) return;
     if (tile.parts > 1 &&
-        !MergeParts(*args_.workspace, tile.first_part * kConsumerWarps + warp_, kConsumerWarps,
-                    tile.part, tile.parts, lane_, state_, o1_, o2_)) {
+        !MergeParts(
+            *args_.workspace, tile.first_part * kConsumerWarps + warp_, kConsumerWarps, tile.part,
+            tile.parts, lane_, [&](int i) { return ShelfVector(i); }, state_, o1_, o2_)) {
       return;
     }
     if constexpr (kProbe) {
@@ -201,6 +204,27 @@ class Consumer {
       FinishRows(state_, o1_);
     }
     StoreRows<kHeadDim>(args_, tile, row_, lane_, o1_);
+  }
+
+  __device__ __forceinline__ void GroupBarrier() const {
+    asm volatile("bar.sync %0, 128;" ::"r"(1 + index_) : "memory");
+  }
+
+  // The warp's rows of all query tiles of its warpgroup are as large as its outputs. A block that
+  // has a part of a tile has no other tile (part_slots), so none of them is loaded meanwhile.
+  __device__ __forceinline__ float4* ShelfVector(int i) const {
+    constexpr int kHalves = kHeadDim / 64;
+    constexpr int kVectorBytes = 32 * sizeof(float4);
+    constexpr int kRowsBytes = kHalfBytes / 4;  // 16 rows of a half
+    constexpr int kVectorsAHalf = kRowsBytes / kVectorBytes;
+    const int half = i / kVectorsAHalf;  // of all tiles'
+    const int tile = half / kHalves;
+    const int stage = tile % Storage::kQueryStages;
+    uint8_t* const queries =
+        tile / Storage::kQueryStages == 0 ? shared_.q[stage][index_] : shared_.r[stage][index_];
+    return reinterpret_cast<float4*>(queries + half % kHalves * kHalfBytes +
+                                     warp_ % 4 * kRowsBytes + i % kVectorsAHalf * kVectorBytes) +
+           lane_;
   }
 
   __device__ __forceinline__ uint32_t KeyDescriptor() const {
@@ -300,8 +324,17 @@ void Launch(PrefillArgs args, int64_t tokens_bound, int num_sms, cudaStream_t st
     tiles *= kMostParts;
   }
   const int blocks = static_cast<int>(std::min<int64_t>(tiles, num_sms));
-  kernel<<<blocks, kThreads, kSharedBytes, stream>>>(args);
-  CheckLaunch("parallax_prefill");
+  cudaLaunchAttribute early;
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = kSharedBytes;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = args.programmatic_launch ? 1 : 0;
+  CheckCuda(cudaLaunchKernelEx(&config, kernel, args), "parallax_prefill", "launch");
 }
 
 template <int kHeadDim>

@@ -31,7 +31,7 @@ CudaDecoderHarness::CudaDecoderHarness(const std::string& folder, const CudaHarn
     : options_(options),
       config_(ReadConfig(folder)),
       device_(kernels::cuda::ReadDeviceProperties(0)),
-      stream_(0, kernels::cuda::StreamPriority::kHigh),
+      stream_(0),
       block_(kBlockBytes, "test step"),
       block_tables_(sizeof(int32_t) * kMaxSequences * pages_per_sequence(), "test tables") {
   for (int i = 0; i < kMaxInFlight; ++i) {
