@@ -8,8 +8,12 @@
 namespace parallax::kernels::cuda {
 namespace {
 
-// Layers of one shape that take turns in a timing: 16 weights of the smallest models fill an L2.
-constexpr size_t kTimedLayers = 16;
+// Layers of one shape that take turns in a timing, lest the L2 holds their weights: until these are
+// several times as large, or so many that it is full with those of the smallest models. A few hide
+// what starting them costs.
+constexpr size_t kTimedWeightBytes = size_t{256} << 20;
+constexpr size_t kLeastTimedLayers = 4;
+constexpr size_t kMostTimedLayers = 16;
 constexpr int kReplays = 4;
 // A chain is long beside the L2 and beside what starting it costs. It is replayed more often: its
 // times differ by less.
@@ -26,6 +30,17 @@ constexpr double kWorthAnotherKernel = 0.98;
 constexpr int kTensorFinalists = 3;
 constexpr int kOtherFinalists = 1;
 constexpr double kFarBehind = 1.25;
+
+size_t WeightBytes(const LinearParams& layer) {
+  return sizeof(__nv_bfloat16) * layer.num_outputs * layer.num_inputs;
+}
+
+// REQUIRES: all are of one shape.
+std::span<const LinearParams> TakeTurns(std::span<const LinearParams> layers) {
+  const size_t enough = kTimedWeightBytes / WeightBytes(layers.front()) + 1;
+  const size_t turns = std::clamp(enough, kLeastTimedLayers, kMostTimedLayers);
+  return layers.first(std::min(layers.size(), turns));
+}
 
 struct TimedPlan {
   Plan plan;
@@ -80,7 +95,7 @@ std::vector<LinearParams> ChainOf(std::span<const LinearParams> layers) {
     const bool starts_again = !chain.empty() && KeyOf(layer) == KeyOf(chain.front());
     if (bytes >= kChainWeightBytes && starts_again) break;
     chain.push_back(layer);
-    bytes += sizeof(__nv_bfloat16) * layer.num_outputs * layer.num_inputs;
+    bytes += WeightBytes(layer);
   }
   const bool has_last = std::ranges::any_of(
       chain, [&](const LinearParams& layer) { return KeyOf(layer) == KeyOf(layers.back()); });
@@ -121,7 +136,7 @@ void LinearTuner::TuneBucket(std::span<const LinearParams> layers) {
 // another algorithm, is returned only where all do.
 std::vector<Plan> LinearTuner::Rank(std::span<const LinearParams> layers) {
   const LinearParams& first = layers.front();
-  const std::span<const LinearParams> turns = layers.first(std::min(layers.size(), kTimedLayers));
+  const std::span<const LinearParams> turns = TakeTurns(layers);
   const std::vector<Plan> candidates = runner_.Candidates(first);
   std::vector<TimedPlan> timed;
   for (const Plan& candidate : candidates) {
