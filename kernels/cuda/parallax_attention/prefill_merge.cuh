@@ -128,32 +128,51 @@ __device__ __forceinline__ void FoldPart(const float4* from, bool own_is_right,
 // when its state is stored. In any order the counter ends at three.
 constexpr uint32_t kPairDone = 3;
 
-// By one lane, for all. What the shuffle returns is known to be the same in all lanes: behind a branch
-// that may not be, the compiler finds no room for a warpgroup's accumulators.
-__device__ __forceinline__ uint32_t AddAsWarp(uint32_t* counter, uint32_t count, int lane) {
+// The counter's operations are lane 0's. What a shuffle returns is known to be the same in all lanes:
+// behind a branch that may not be, the compiler finds no room for a warpgroup's accumulators.
+__device__ __forceinline__ uint32_t CountUp(uint32_t* counter, int lane) {
   uint32_t before = 0;
-  if (lane == 0) before = atomicAdd(counter, count);
+  if (lane == 0) before = atomicAdd(counter, 1);
   return __shfl_sync(0xFFFFFFFF, before, 0);
 }
 
 // True for the second of a pair to come.
 __device__ __forceinline__ bool ClaimPair(uint32_t* counter, int lane) {
-  return AddAsWarp(counter, 1, lane) > 0;
+  return CountUp(counter, lane) > 0;
 }
 
 // By the first, after its stores.
 __device__ __forceinline__ void ReleasePair(uint32_t* counter, int lane) {
   __threadfence();
   __syncwarp();
-  AddAsWarp(counter, 1, lane);
+  CountUp(counter, lane);
 }
 
 // By the second: the first has claimed the pair, hence runs, and only its stores are waited for. The
 // counter is left as it was before the launch.
 __device__ __forceinline__ void AwaitPair(uint32_t* counter, int lane) {
-  while (AddAsWarp(counter, 0, lane) != kPairDone) continue;
-  AddAsWarp(counter, -kPairDone, lane);
-  __threadfence();
+  uint32_t count = 0;
+  do {
+    asm volatile(
+        "{\n"
+        ".reg .pred first;\n"
+        "setp.eq.s32 first, %2, 0;\n"
+        "@first ld.acquire.gpu.global.u32 %0, [%1];\n"
+        "}\n"
+        : "+r"(count)
+        : "l"(counter), "r"(lane)
+        : "memory");
+    count = __shfl_sync(0xFFFFFFFF, count, 0);
+  } while (count != kPairDone);
+  asm volatile(
+      "{\n"
+      ".reg .pred first;\n"
+      "setp.eq.s32 first, %1, 0;\n"
+      "@first st.relaxed.gpu.global.u32 [%0], 0;\n"
+      "}\n" ::"l"(counter),
+      "r"(lane)
+      : "memory");
+  __syncwarp();
 }
 
 // Merges this warp's state over part `part` of `parts` with those of the other parts' warps. True in

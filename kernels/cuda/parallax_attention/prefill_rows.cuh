@@ -21,34 +21,43 @@ __device__ __forceinline__ uint32_t ChunkOffset(int row, int chunk) {
   return chunk / 8 * kHalfBytes + row * 128 + (((chunk % 8) ^ (row % 8)) * 16);
 }
 
-// Starts copying kRows packed rows of q or r, from packed_begin on, into rows row_begin .. of a
-// swizzled block; fills up with rows of the tile when it has no more. Arrives with
-// cp.async.wait_all. One warp copies a whole tile while the matrix unit waits: no division and few
-// registers inside the loop.
+// Starts copying kRows packed rows of q or r, from packed_begin on, into rows row_begin .. (a multiple
+// of 8) of a swizzled block; fills up with rows of the tile when it has no more. Arrives with
+// cp.async.wait_all. One warp copies a whole tile, and where a block has only one tile the matrix unit
+// waits for it: no division, no branch and few registers inside the loop.
 template <int kHeadDim, int kRows>
 __device__ void LoadRows(const __nv_bfloat16* source, int64_t stride, const PrefillTile& tile,
                          int group_size, int packed_begin, uint32_t block, int row_begin,
                          int lane) {
   constexpr int kChunks = kHeadDim / 8;
   constexpr int kRowStep = 32 / kChunks;
+  static_assert(8 % kRowStep == 0);
   const int chunk = lane % kChunks;
+  const int first_row = lane / kChunks;
   const int packed_rows = tile.num_rows * group_size;
-  int packed = min(packed_begin + lane / kChunks, packed_rows - 1);
+  int packed = min(packed_begin + first_row, packed_rows - 1);
   const int token = packed / group_size;
   int head = packed - token * group_size;
   const __nv_bfloat16* from = source + (tile.first_token + tile.first_row + token) * stride +
                               (tile.kv_head * group_size + head) * kHeadDim + chunk * 8;
-  const int64_t next_token = stride - group_size * kHeadDim;
-#pragma unroll 2
-  for (int row = lane / kChunks; row < kRows; row += kRowStep) {
+  // A step of kRowStep packed rows: whole tokens, heads, and one token more where those wrap around.
+  const int step_heads = kRowStep % group_size;
+  const int64_t step = kRowStep / group_size * stride + step_heads * kHeadDim;
+  const int64_t wrap = stride - group_size * kHeadDim;
+  // Rows of a step differ from first_row in bits that it lacks, so the swizzle of one gives the rest.
+  const uint32_t to = block + ChunkOffset(row_begin + first_row, chunk);
+#pragma unroll 8 / kRowStep
+  for (int row = 0; row < kRows; row += kRowStep) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                     block + ChunkOffset(row_begin + row, chunk)),
+                     (to ^ (row % 8 * 16)) + row * 128),
                  "l"(from)
                  : "memory");
     packed += kRowStep;
-    if (packed >= packed_rows) continue;
-    from += kRowStep * kHeadDim;
-    for (head += kRowStep; head >= group_size; head -= group_size) from += next_token;
+    const bool goes_on = packed < packed_rows;
+    head += step_heads;
+    const bool wraps = head >= group_size;
+    head -= wraps ? group_size : 0;
+    from += goes_on ? step + (wraps ? wrap : 0) : 0;
   }
 }
 
