@@ -308,8 +308,8 @@ class BothAttentions : public ::testing::TestWithParam<CheckpointSpec> {
 };
 
 // Each kernel computes what it does alone, so nothing but a missing wait can change a bit: an
-// output projection ahead of the join sees rows of the layer before, a decode kernel ahead of the
-// fork queries that are not normed and rotated yet.
+// output projection that waits for decode alone may see rows of the layer before, a decode kernel
+// that is let in too early queries that are not normed and rotated yet.
 TEST_P(BothAttentions, AtOnceComputeWhatTheyDoOneByOne) { ExpectSameBits(false, 100); }
 
 TEST_P(BothAttentions, AtOnceInAGraphComputeWhatTheyDoOneByOne) { ExpectSameBits(true, 5); }

@@ -8,7 +8,9 @@
 #include "kernels/check.h"
 #include "kernels/cuda/head_norm_rope.h"
 #include "tests/kernels/cuda/parallax_attention/decode_harness.h"
+#include "tests/kernels/cuda/parallax_attention/early_copy.h"
 #include "tests/kernels/cuda/parallax_attention/hold_stream.h"
+#include "tests/kernels/cuda/parallax_attention/prefill_harness.h"
 
 namespace parallax::kernels::cuda {
 namespace {
@@ -292,6 +294,60 @@ TEST(DecodeTest, WaitsForWhatTheKernelBeforeItWrites) {
     for (int i = 0; i < sequences; ++i) {
       EXPECT_LT(RelativeError(outs[i], reference::Attention(problems[i])), kTolerance)
           << "sequence " << i << " of " << sequences;
+    }
+  }
+}
+
+// What a kernel finds in `out` that starts early behind what is on the default stream.
+class CopyOfOut {
+ public:
+  explicit CopyOfOut(const TensorView& out) : out_(out), copy_(out.shape[0] * out.strides[0]) {}
+
+  void Enqueue() {
+    EarlyCopy(static_cast<const uint16_t*>(out_.data), copy_.data(),
+              static_cast<int64_t>(copy_.size()), Stream(0, nullptr));
+  }
+  std::vector<uint16_t> Read() const { return copy_.Read(); }
+
+ private:
+  const TensorView out_;
+  DeviceArray<uint16_t> copy_;
+};
+
+// Prefill's keys keep it busy long after decode's are read: a kernel behind both must find what both
+// wrote. And decode must not read before the kernel has written that prefill itself waits for: not
+// even where prefill has so few blocks that all of them run at once with that one.
+TEST(DecodeTest, BesidePrefillWaitsForItsInputsAndCompletesAfterIt) {
+  std::mt19937 rng(8);
+  const DeviceProperties device = ReadDeviceProperties(0);
+  const std::vector<AttentionProblem> prompts = {
+      RandomProblem({.query_heads = 8, .kv_heads = 4}, 300, 6000, rng),
+      RandomProblem({.query_heads = 1, .kv_heads = 1}, 3, 20000, rng)};
+  for (const AttentionProblem& prompt : prompts) {
+    PrefillBatch prefill({prompt}, rng);
+    CopyOfOut prefilled(prefill.params().out);
+    prefill.Run();
+    prefilled.Enqueue();
+    const std::vector<uint16_t> expected = prefilled.Read();
+    for (const int sequences : {1, 40, 1, 40}) {  // again, with all kernels loaded
+      const auto problems = Problems({}, std::vector<int>(sequences, 3 * kPageSize + 1), {}, rng);
+      DecodeBatch batch(problems, rng);
+      const NewTokens tokens(problems, batch.params());
+      ParallaxDecodeParams params = batch.params();
+      params.beside_preceding = true;
+      prefill.batch().PoisonOut();
+      prefill.params().programmatic_launch = true;
+      HoldStream(/*nanoseconds=*/1'000'000, nullptr);
+      tokens.Write();
+      prefill.Enqueue(device, nullptr);
+      ParallaxDecode(params, device, Stream(0, nullptr));
+      prefilled.Enqueue();
+      EXPECT_EQ(prefilled.Read(), expected) << sequences << " sequences beside it";
+      const auto outs = batch.ReadOut();
+      for (int i = 0; i < sequences; ++i) {
+        EXPECT_LT(RelativeError(outs[i], reference::Attention(problems[i])), kTolerance)
+            << "sequence " << i << " of " << sequences;
+      }
     }
   }
 }

@@ -94,9 +94,17 @@ TEST_P(PrefillShapes, FewRowsBehindManyKeys) {
   EXPECT_LT(WorstError(windowed, {{5, 9001}}), kTolerance);
 }
 
+// Parts merge in pairs, and pairs in pairs: at every number of them, also where some find no
+// neighbour.
+TEST_P(PrefillShapes, EveryNumberOfParts) {
+  for (int parts = 2; parts <= 9; ++parts) {
+    EXPECT_LT(WorstError(GetParam().shape, {{2, 16 * parts * kPageSize + 5}}), kTolerance) << parts;
+  }
+}
+
 TEST_P(PrefillShapes, SameBitsEveryTime) {
   std::mt19937 rng(2);
-  for (const auto& chunks : {kRagged, std::vector<Chunk>{{3, 9001}}}) {
+  for (const auto& chunks : {kRagged, std::vector<Chunk>{{3, 9001}}, {{70, 7300}}}) {
     PrefillBatch batch(Problems(GetParam().shape, chunks, rng), rng);
     for (const DeviceProperties& device : {TunedDevice(), PortableDevice()}) {
       EXPECT_EQ(batch.Run(device), batch.Run(device));
