@@ -131,7 +131,7 @@ __device__ void SortInRegisters(uint64_t* keys, int used) {
 #pragma unroll
   for (int e = 0; e < kPerThread; ++e) own[e] = first + e < used ? keys[first + e] : kNoKey;
 #pragma unroll 1
-  for (int run = 2; run <= kSampleThreads * kPerThread; run *= 2) {
+  for (int run = 2; run < 2 * used; run *= 2) {  // the first run that holds all keys is the last
 #pragma unroll 1
     for (int distance = run / 2; distance >= kPerThread; distance /= 2) {
       const bool takes_lower = ((first & distance) == 0) == ((first & run) == 0);

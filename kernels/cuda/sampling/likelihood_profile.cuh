@@ -2,8 +2,8 @@
 //
 // The first pass counts masses, exp((logit - max) / temperature), into a histogram that is linear
 // in the logit. Its top is a guess from a sample of the row, well above it, so that the maximum
-// need not be known first. Within a bin masses differ by 0.6 %; they are counted as integers
-// relative to the bin's centre, so that sums are exact in any order.
+// need not be known first. Within a bin masses differ by 1.6 % at most; they are counted as integers
+// relative to the centre of a cell (profile_bins.cuh), so that sums are exact in any order.
 //
 // The histogram tells in which few bins min_p, top_k, top_p and the draw can end. The elements of
 // those bins, sorted, settle each in turn. They are among the likely elements that the first pass
@@ -21,66 +21,12 @@
 
 #include "kernels/cuda/sampling/block_group.cuh"
 #include "kernels/cuda/sampling/key_list.cuh"
+#include "kernels/cuda/sampling/profile_bins.cuh"
 #include "kernels/cuda/sampling/row_part.cuh"
 #include "kernels/cuda/sampling/shared_atomics.cuh"
 #include "kernels/cuda/sampling/survey.cuh"
 
 namespace parallax::kernels::cuda {
-
-inline constexpr int kProfileBins = 8192;
-inline constexpr int kNoMassBin = kProfileBins - 1;  // all that lies deeper
-// In units of the temperature: how far above the sample's maximum the bins reach, and how far
-// below it. What is exp(-26) of the most likely is never drawn.
-inline constexpr float kHeadroom = 24.0f;
-inline constexpr float kDepth = 26.0f;
-inline constexpr float kBinWidth = (kHeadroom + kDepth) / kNoMassBin;
-// A bin's 32 bits hold 4096 elements of a block.
-inline constexpr int kWeightBits = 20;
-
-// A logit's place is that of its bin: 0 at the top, 1 in kNoMassBin.
-struct ProfileBins {
-  float top_place;  // of logit 0; any error of it moves all bins alike
-  float per_logit;
-
-  __device__ static ProfileBins For(float top, float temperature) {
-    const float per_logit = 1.0f / ((kHeadroom + kDepth) * temperature);
-    return {top * per_logit, per_logit};
-  }
-
-  __device__ __forceinline__ float PlaceOf(float logit) const {
-    float place;
-    asm("fma.rn.sat.f32 %0, %1, %2, %3;"
-        : "=f"(place)
-        : "f"(logit), "f"(-per_logit), "f"(top_place));
-    return place;
-  }
-  struct Position {
-    int bin;
-    float offset;  // from the bin's centre, in bins
-  };
-  // Adding 1.5 * 2^23 rounds to an integer that lies in the low bits.
-  __device__ __forceinline__ static Position PositionOf(float place) {
-    constexpr float kRounder = 12582912.0f;
-    constexpr float kBinsAPlace = kNoMassBin;
-    const float rounded = __fmaf_rn(place, kBinsAPlace, kRounder);
-    return {__float_as_int(rounded) - 0x4B400000,  // kRounder's bits
-            __fmaf_rn(place, kBinsAPlace, -__fsub_rn(rounded, kRounder))};
-  }
-  __device__ int Bin(float logit) const { return PositionOf(PlaceOf(logit)).bin; }
-  // The logit `bins` below the top, about.
-  __device__ float LogitAt(float bins) const { return (top_place - bins / kNoMassBin) / per_logit; }
-
-  // exp(-offset * width) in units of 2^-20, by its series: |offset * width| <= 0.0031. Numbers
-  // above 2^23 are rounded to integers.
-  __device__ __forceinline__ static uint32_t Weight(float offset) {
-    constexpr float kUnits = 1 << kWeightBits;
-    constexpr float kRounder = 8388608.0f;
-    constexpr float kLinear = -kBinWidth * kUnits;
-    constexpr float kSquare = 0.5f * kBinWidth * kBinWidth * kUnits;
-    const float weight = __fmaf_rn(offset, __fmaf_rn(offset, kSquare, kLinear), kUnits + kRounder);
-    return __float_as_uint(weight) - 0x4B000000;  // kRounder's bits
-  }
-};
 
 // Consecutive bins; none if last < first.
 struct BinRange {
@@ -103,18 +49,22 @@ struct Ranges {
   BinRange drawn;
 };
 
+// A bin, and the sum before it and through it.
+struct BinSum {
+  int bin;
+  uint64_t before;
+  uint64_t through;
+};
+
 struct ProfileShared {
+  uint32_t weight[kProfileBins];
+  uint64_t through[kBinGroups];  // of a group of bins and all before it, masses or counts
   union {
+    uint32_t count[kProfileBins];  // if top_k needs them: elements of a bin
     struct {
-      uint32_t weight[kProfileBins];
       TileSums sums;
+      KeyList list;
     };
-    uint64_t mass_through[kProfileBins];  // of a bin and all before it
-  };
-  union {
-    uint32_t count[kProfileBins];          // if top_k needs them: elements of a bin,
-    uint32_t count_through[kProfileBins];  // then of it and all before it
-    KeyList list;
   };
   uint32_t nowhere[32];  // takes what has no bin
   float bounds[6];       // of three ranges of the second pass: least, end, ...
@@ -149,7 +99,7 @@ __device__ __noinline__ ThreadCount CountMasses(RowPart part, ProfileBins bins, 
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const float place = bins.PlaceOf(logits[j]);
-          const ProfileBins::Position at = ProfileBins::PositionOf(place);
+          const ProfileBins::Position at = bins.PositionOf(place);
           // A predicated atomic would be compiled to a branch.
           const bool counts = place < 1.0f;
           const uint32_t weight = counts ? ProfileBins::Weight(at.offset) : 0;
@@ -256,33 +206,56 @@ class LikelihoodProfile {
                       double uniform);
 
  private:
-  static constexpr int kWarpBins = kProfileBins / (kSampleWarps * Group::kBlocks);
-  static constexpr int kRows = kWarpBins / 32;  // of 32 bins a warp
   // An element of the sorted list, and the mass through it.
   struct Settled {
     int index;
     uint64_t through;
   };
 
-  // Replaces bins by running sums: value(bin) is of this block's bins or all blocks', store(block,
-  // bin, sum) puts it in place. Returns the total.
-  template <typename Value, typename Store>
-  __device__ uint64_t RunningSums(const Value& value, const Store& store);
+  // Sums value(bin) through each group of bins, for all blocks. Returns the total.
+  template <typename Value>
+  __device__ uint64_t SumGroups(const Value& value);
   // The mass of all; 0 if a bin's sum overflowed.
   __device__ uint64_t SumMasses(const ProfileBins& bins, float peak, uint64_t added);
-  __device__ uint32_t SumCounts();
+
+  // In all blocks.
+  __device__ uint64_t Weight(int bin) const {
+    uint64_t sum = 0;
+#pragma unroll
+    for (int r = 0; r < Group::kBlocks; ++r) sum += *group_.Remote(&shared_.weight[bin], r);
+    return sum;
+  }
+  __device__ uint64_t Count(int bin) const {
+    uint64_t sum = 0;
+#pragma unroll
+    for (int r = 0; r < Group::kBlocks; ++r) sum += *group_.Remote(&shared_.count[bin], r);
+    return sum;
+  }
+  // REQUIRES: the weight fits into 32 bits.
+  __device__ uint64_t Mass(const ProfileBins& bins, int bin, uint64_t weight) const {
+    constexpr float kCellOctaves = kCellWidth * 1.44269504f;
+    const float scale = exp2f(unit_bits_ - (bins.CellOf(bin) - peak_cell_) * kCellOctaves);
+    return __float2ull_rn(static_cast<float>(static_cast<uint32_t>(weight)) * scale);
+  }
 
   static __device__ void Clear(uint32_t (&bins)[kProfileBins]) {
     for (int i = threadIdx.x; i < kProfileBins; i += kSampleThreads) bins[i] = 0;
   }
 
-  // The first bin through which the sum reaches the target.
-  template <typename Sum>
-  static __device__ int BinReaching(const Sum* through, uint64_t target) {
-    return WarpSearch(kProfileBins - 1, [&](int bin) { return through[bin] >= target; });
+  // The first bin of a group for which is_it(bin, sum through it) holds; its last if there is none.
+  // By all lanes of a warp.
+  template <typename Value, typename IsIt>
+  __device__ BinSum FindInGroup(int group, const Value& value, const IsIt& is_it) const;
+  // The first bin through which the sum reaches the target, which is no more than the total.
+  template <typename Value>
+  __device__ BinSum BinReaching(uint64_t target, const Value& value) const;
+  __device__ BinSum MassReaching(const ProfileBins& bins, uint64_t target) const {
+    return BinReaching(target, [&](int bin) { return Mass(bins, bin, Weight(bin)); });
   }
-  __device__ uint64_t MassBefore(int bin) const {
-    return bin == 0 ? 0 : shared_.mass_through[bin - 1];
+  __device__ BinSum MassOfBin(const ProfileBins& bins, int bin) const {
+    return FindInGroup(
+        bin / kGroupBins, [&](int b) { return Mass(bins, b, Weight(b)); },
+        [=](int b, uint64_t) { return b == bin; });
   }
 
   static __device__ uint64_t NucleusTarget(float top_p, uint64_t kept) {
@@ -294,7 +267,8 @@ class LikelihoodProfile {
     return max(uint64_t{1}, min(below + 1, kept));
   }
   // By min_p and top_k the row is cut in `cut_bin`, if they cut it. By all lanes of a warp.
-  __device__ Ranges FindRanges(uint64_t total, int cut_bin, float top_p, double uniform) const;
+  __device__ Ranges FindRanges(const ProfileBins& bins, uint64_t total, int cut_bin, float top_p,
+                               double uniform) const;
 
   // Where the elements before top_k's last one are cut, by counts or by the sorted list. Returns
   // that element's bin, kNoMassBin if top_k keeps all; `ahead` is how many there are before it.
@@ -336,83 +310,79 @@ class LikelihoodProfile {
   __device__ uint64_t MassThrough(const ProfileBins& bins, int bin, int index) const;
   __device__ uint32_t ListedWeight(const ProfileBins& bins, int index) const {
     return ProfileBins::Weight(
-        ProfileBins::PositionOf(bins.PlaceOf(LogitOfKey(shared_.list.keys[index]))).offset);
+        bins.PositionOf(bins.PlaceOf(LogitOfKey(shared_.list.keys[index]))).offset);
   }
 
   Group group_;
   Collective<Group>& collective_;
   ProfileShared& shared_;
   const int vocab_size_;
+  int peak_cell_ = 0;       // of the largest logit, ...
+  float unit_bits_ = 0.0f;  // of whose mass 1 is 2^-(kWeightBits + unit_bits_)
   int list_size_ = 0;  // of all blocks
   bool is_sorted_ = false;
 };
 
 template <typename Group>
-template <typename Value, typename Store>
-__device__ uint64_t LikelihoodProfile<Group>::RunningSums(const Value& value, const Store& store) {
-  const int lane = threadIdx.x % 32;
-  const int first = (group_.rank() * kSampleWarps + threadIdx.x / 32) * kWarpBins + lane;
-  uint64_t sums[kRows];
-  uint64_t before = 0;
+template <typename Value>
+__device__ uint64_t LikelihoodProfile<Group>::SumGroups(const Value& value) {
+  // Each block sums some of the groups, with a thread a block for each.
+  const int thread = group_.rank() * kSampleThreads + static_cast<int>(threadIdx.x);
+  const int group = thread / Group::kBlocks;
+  const int share = thread % Group::kBlocks;
+  uint64_t sum = 0;
 #pragma unroll
-  for (int row = 0; row < kRows; ++row) {
-    const uint64_t sum = value(first + 32 * row);
-    sums[row] = before;
-    if (!__any_sync(~0u, sum > 0)) continue;  // most are empty
-    sums[row] += WarpInclusiveSum(sum);
-    before = __shfl_sync(~0u, sums[row], 31);
+  for (int i = 0; i < kGroupBins; i += Group::kBlocks) {
+    if (i + share < kGroupBins) sum += value(group * kGroupBins + i + share);
   }
   uint64_t total = 0;
-  before = collective_.ExclusiveSum(lane == 31 ? before : 0, total);
-  before = __shfl_sync(~0u, before, 0);
-#pragma unroll
-  for (int row = 0; row < kRows; ++row) {
-    for (int r = 0; r < Group::kBlocks; ++r) store(r, first + 32 * row, before + sums[row]);
+  const uint64_t before = collective_.ExclusiveSum(sum, total);
+  if (share == Group::kBlocks - 1) {
+    for (int r = 0; r < Group::kBlocks; ++r) {
+      *group_.Remote(&shared_.through[group], r) = before + sum;
+    }
   }
   group_.Sync();
   return total;
+}
+
+template <typename Group>
+template <typename Value, typename IsIt>
+__device__ BinSum LikelihoodProfile<Group>::FindInGroup(int group, const Value& value,
+                                                        const IsIt& is_it) const {
+  const int lane = threadIdx.x % 32;
+  const int bin = group * kGroupBins + lane;
+  const uint64_t own = lane < kGroupBins ? value(bin) : 0;
+  const uint64_t through = (group == 0 ? 0 : shared_.through[group - 1]) + WarpInclusiveSum(own);
+  const uint32_t found = __ballot_sync(~0u, lane == kGroupBins - 1 || is_it(bin, through));
+  const int chosen = __ffs(found) - 1;
+  return {group * kGroupBins + chosen, __shfl_sync(~0u, through - own, chosen),
+          __shfl_sync(~0u, through, chosen)};
+}
+
+template <typename Group>
+template <typename Value>
+__device__ BinSum LikelihoodProfile<Group>::BinReaching(uint64_t target, const Value& value) const {
+  const int group =
+      WarpSearch(kBinGroups - 1, [&](int g) { return shared_.through[g] >= target; });
+  return FindInGroup(group, value, [=](int, uint64_t through) { return through >= target; });
 }
 
 // In units that leave a sum over the whole vocabulary below 2^63.
 template <typename Group>
 __device__ uint64_t LikelihoodProfile<Group>::SumMasses(const ProfileBins& bins, float peak,
                                                         uint64_t added) {
-  constexpr float kLog2E = 1.44269504f;
-  const int first_bin = bins.Bin(peak);
-  const int unit_bits = 62 - (kWeightBits + 1) - (32 - __clz(vocab_size_));
+  peak_cell_ = bins.CellOf(bins.Bin(peak));
+  unit_bits_ = static_cast<float>(62 - (kWeightBits + 1) - (32 - __clz(vocab_size_)));
   // Bins that wrapped in a block make this a negative multiple of 2^32, and those that would have
   // in one block alone fewer than that: whether a row overflows depends on the row alone.
   uint64_t excess = -added;
-  const uint64_t total = RunningSums(
-      [&](int bin) {
-        uint64_t sum = 0;
-#pragma unroll
-        for (int r = 0; r < Group::kBlocks; ++r) {
-          sum += *group_.Remote(&shared_.weight[bin], r);
-        }
-        if (sum == 0) return uint64_t{0};  // most are empty
-        excess += sum + (sum >> 32 != 0);
-        const float scale =
-            exp2f(static_cast<float>(unit_bits) - (bin - first_bin) * (kBinWidth * kLog2E));
-        return static_cast<uint64_t>(__float2ull_rn(static_cast<float>(sum) * scale));
-      },
-      [&](int block, int bin, uint64_t sum) {
-        *group_.Remote(&shared_.mass_through[bin], block) = sum;
-      });
+  const uint64_t total = SumGroups([&](int bin) {
+    const uint64_t weight = Weight(bin);
+    excess += weight + (weight >> 32 != 0);
+    return Mass(bins, bin, weight);
+  });
   return collective_.Sum(excess) == 0 ? total : 0;
-}
-
-template <typename Group>
-__device__ uint32_t LikelihoodProfile<Group>::SumCounts() {
-  return static_cast<uint32_t>(RunningSums(
-      [&](int bin) {
-        uint64_t sum = 0;
-        for (int r = 0; r < Group::kBlocks; ++r) sum += *group_.Remote(&shared_.count[bin], r);
-        return sum;
-      },
-      [&](int block, int bin, uint64_t sum) {
-        *group_.Remote(&shared_.count_through[bin], block) = static_cast<uint32_t>(sum);
-      }));
 }
 
 // The first element through which the mass reaches the target. Its bin is listed as a whole.
@@ -420,9 +390,8 @@ template <typename Group>
 __device__ auto LikelihoodProfile<Group>::Settle(const ProfileBins& bins, uint64_t target) const
     -> Settled {
   const int lane = threadIdx.x % 32;
-  const int bin = BinReaching(shared_.mass_through, target);
-  const uint64_t before = MassBefore(bin);
-  const uint64_t mass = shared_.mass_through[bin] - before;
+  const auto [bin, before, bin_through] = MassReaching(bins, target);
+  const uint64_t mass = bin_through - before;
   const int first = ListedFrom(bins, bin);
   const int end = ListedFrom(bins, bin + 1);
   if (first == end) return {end - 1, before + mass};
@@ -458,8 +427,9 @@ __device__ auto LikelihoodProfile<Group>::Settle(const ProfileBins& bins, uint64
 template <typename Group>
 __device__ uint64_t LikelihoodProfile<Group>::MassThrough(const ProfileBins& bins, int bin,
                                                           int index) const {
-  const uint64_t before = MassBefore(bin);
-  const uint64_t mass = shared_.mass_through[bin] - before;
+  const BinSum sum = MassOfBin(bins, bin);
+  const uint64_t before = sum.before;
+  const uint64_t mass = sum.through - before;
   const int first = ListedFrom(bins, bin);
   const int end = ListedFrom(bins, bin + 1);
   uint64_t through = 0;
@@ -482,10 +452,11 @@ template <typename Group>
 __device__ int LikelihoodProfile<Group>::FindTopK(const ProfileBins& bins, int top_k,
                                                   bool with_counts, int& ahead) {
   if (with_counts) {
-    if (top_k >= SumCounts()) return kNoMassBin;
-    const int bin = BinReaching(shared_.count_through, top_k);
-    ahead = bin > 0 ? shared_.count_through[bin - 1] : 0;
-    return bin;
+    const auto count = [&](int bin) { return Count(bin); };
+    if (top_k >= SumGroups(count)) return kNoMassBin;
+    const BinSum last = BinReaching(top_k, count);
+    ahead = static_cast<int>(last.before);
+    return last.bin;
   }
   if (group_.rank() == 0) {
     SortList();
@@ -502,24 +473,27 @@ __device__ int LikelihoodProfile<Group>::FindTopK(const ProfileBins& bins, int t
 }
 
 template <typename Group>
-__device__ auto LikelihoodProfile<Group>::FindRanges(uint64_t total, int cut_bin, float top_p,
+__device__ auto LikelihoodProfile<Group>::FindRanges(const ProfileBins& bins, uint64_t total,
+                                                     int cut_bin, float top_p,
                                                      double uniform) const -> Ranges {
   Ranges ranges;
   uint64_t least = total;
   uint64_t most = total;
   if (cut_bin < kNoMassBin) {
+    const BinSum cut = MassOfBin(bins, cut_bin);
     ranges.cut = {cut_bin, cut_bin};
-    least = MassBefore(cut_bin);
-    most = shared_.mass_through[cut_bin];
+    least = cut.before;
+    most = cut.through;
   }
   if (top_p < 1.0f) {
-    ranges.nucleus = {BinReaching(shared_.mass_through, NucleusTarget(top_p, least)),
-                      BinReaching(shared_.mass_through, NucleusTarget(top_p, most))};
-    least = MassBefore(ranges.nucleus.first);
-    most = min(most, shared_.mass_through[ranges.nucleus.last]);
+    const BinSum first = MassReaching(bins, NucleusTarget(top_p, least));
+    const BinSum last = MassReaching(bins, NucleusTarget(top_p, most));
+    ranges.nucleus = {first.bin, last.bin};
+    least = first.before;
+    most = min(most, last.through);
   }
-  ranges.drawn = {BinReaching(shared_.mass_through, DrawTarget(uniform, least)),
-                  BinReaching(shared_.mass_through, DrawTarget(uniform, most))};
+  ranges.drawn = {MassReaching(bins, DrawTarget(uniform, least)).bin,
+                  MassReaching(bins, DrawTarget(uniform, most)).bin};
   return ranges;
 }
 
@@ -529,16 +503,16 @@ __device__ int LikelihoodProfile<Group>::Draw(const RowPart& part, const Profile
                                               bool with_counts, const LikelihoodFilters& filters,
                                               double uniform) {
   const bool is_listed = !with_counts && ListSize() != kTooMany;
-  const uint64_t total = SumMasses(bins, peak, added);
-  if (total == 0) return kTooMany;
   // By min_p and top_k: the bin where they cut, if they do.
   int ahead = 0;
   const int top_k_bin =
       filters.top_k > 0 ? FindTopK(bins, filters.top_k, with_counts, ahead) : kNoMassBin;
+  const uint64_t total = SumMasses(bins, peak, added);
+  if (total == 0) return kTooMany;
   const int min_p_bin = bins.Bin(filters.min_logit);
   const int cut_bin = min(top_k_bin, min_p_bin);
   if (threadIdx.x < 32) {
-    const Ranges ranges = FindRanges(total, cut_bin, filters.top_p, uniform);
+    const Ranges ranges = FindRanges(bins, total, cut_bin, filters.top_p, uniform);
     if (threadIdx.x == 0) shared_.ranges = ranges;
   }
   __syncthreads();

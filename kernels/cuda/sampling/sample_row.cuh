@@ -186,7 +186,9 @@ class RowSampler {
   __device__ int DrawByLikelihood(const RowSample& sample, const MassScale* scored) {
     const float temperature = row_.temperature;
     float likely = sample.likely;
-    ProfileBins bins = ProfileBins::For(sample.max + kHeadroom * temperature, temperature);
+    const float window_top = fminf(sample.likely, sample.max);
+    ProfileBins bins =
+        ProfileBins::For(sample.max + kHeadroom * temperature, temperature, window_top);
     ThreadCount seen = profile_.Count(part_, bins, likely, scored);
     const Peak peak = {isnan(seen.max) ? CUDART_INF_F : seen.max, 0};
     if (!Settle(peak, scored != nullptr ? *scored : MassScale{})) return -1;
@@ -194,7 +196,8 @@ class RowSampler {
     const bool needs_counts = row_.top_k > 0 && profile_.ListSize() < row_.top_k;
     if (!held) {
       // A little above: the place of the top is rounded.
-      bins = ProfileBins::For(peak_.max + temperature + 1e-6f * fabsf(peak_.max), temperature);
+      bins = ProfileBins::For(peak_.max + temperature + 1e-6f * fabsf(peak_.max), temperature,
+                              window_top);
     }
     if (!held || needs_counts) {
       if (needs_counts) likely = CUDART_INF_F;
