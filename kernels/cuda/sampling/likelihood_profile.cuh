@@ -1,9 +1,9 @@
 // Draws from a row in order of likelihood in one or two passes over its logits.
 //
 // The first pass counts masses, exp((logit - max) / temperature), into a histogram that is linear
-// in the logit. Its top is a guess from a sample of the row, well above it, so that the maximum
-// need not be known first. Within a bin masses differ by 1.6 % at most; they are counted as integers
-// relative to the centre of a cell (profile_bins.cuh), so that sums are exact in any order.
+// in the logit, piece by piece. Its top is a guess from a sample of the row, well above it, so that
+// the maximum need not be known first. Within a cell (profile_bins.cuh) masses differ by 1.6 %;
+// they are counted as integers relative to the cell's centre, so that sums are exact in any order.
 //
 // The histogram tells in which few bins min_p, top_k, top_p and the draw can end. The elements of
 // those bins, sorted, settle each in turn. They are among the likely elements that the first pass
@@ -85,8 +85,9 @@ struct ThreadCount {
 template <bool kWithCounts, bool kScores>
 __device__ __noinline__ ThreadCount CountMasses(RowPart part, ProfileBins bins, MassScale scored,
                                                 float likely, ProfileShared* shared) {
-  const uint32_t weight_at = SharedAddress(shared->weight);
-  const uint32_t count_at = SharedAddress(shared->count);
+  // Of bin 0, less the bias of bins.
+  const uint32_t weight_at = SharedAddress(shared->weight) - 4 * ProfileBins::kBias;
+  const uint32_t count_at = SharedAddress(shared->count) - 4 * ProfileBins::kBias;
   const uint32_t nowhere = SharedAddress(&shared->nowhere[threadIdx.x % 32]);
   KeyWriter writer(&shared->list);
   const auto is_likely = [=](float logit) { return logit >= likely; };
@@ -104,8 +105,8 @@ __device__ __noinline__ ThreadCount CountMasses(RowPart part, ProfileBins bins, 
           const bool counts = place < 1.0f;
           const uint32_t weight = counts ? ProfileBins::Weight(at.offset) : 0;
           added += weight;
-          SharedAdd(counts ? weight_at + 4 * at.bin : nowhere, weight);
-          if (kWithCounts) SharedAdd(counts ? count_at + 4 * at.bin : nowhere, 1);
+          SharedAdd(counts ? weight_at + 4 * at.biased_bin : nowhere, weight);
+          if (kWithCounts) SharedAdd(counts ? count_at + 4 * at.biased_bin : nowhere, 1);
         }
         thread.added += added;
         const float max = MaxOrNan(four);
@@ -218,24 +219,22 @@ class LikelihoodProfile {
   // The mass of all; 0 if a bin's sum overflowed.
   __device__ uint64_t SumMasses(const ProfileBins& bins, float peak, uint64_t added);
 
-  // In all blocks.
-  __device__ uint64_t Weight(int bin) const {
-    uint64_t sum = 0;
+  // Over all blocks.
+  __device__ uint64_t BinTotal(const uint32_t (&bins)[kProfileBins], int bin) const {
+    uint64_t total = 0;
 #pragma unroll
-    for (int r = 0; r < Group::kBlocks; ++r) sum += *group_.Remote(&shared_.weight[bin], r);
-    return sum;
+    for (int r = 0; r < Group::kBlocks; ++r) total += *group_.Remote(&bins[bin], r);
+    return total;
   }
-  __device__ uint64_t Count(int bin) const {
-    uint64_t sum = 0;
-#pragma unroll
-    for (int r = 0; r < Group::kBlocks; ++r) sum += *group_.Remote(&shared_.count[bin], r);
-    return sum;
-  }
-  // REQUIRES: the weight fits into 32 bits.
+  // REQUIRES: the bin's weight fits into 32 bits.
   __device__ uint64_t Mass(const ProfileBins& bins, int bin, uint64_t weight) const {
     constexpr float kCellOctaves = kCellWidth * 1.44269504f;
-    const float scale = exp2f(unit_bits_ - (bins.CellOf(bin) - peak_cell_) * kCellOctaves);
+    const auto deeper = static_cast<float>(bins.CellOf(bin) - peak_cell_);
+    const float scale = exp2f(__fmaf_rn(deeper, -kCellOctaves, unit_bits_));
     return __float2ull_rn(static_cast<float>(static_cast<uint32_t>(weight)) * scale);
+  }
+  __device__ uint64_t Mass(const ProfileBins& bins, int bin) const {
+    return Mass(bins, bin, BinTotal(shared_.weight, bin));
   }
 
   static __device__ void Clear(uint32_t (&bins)[kProfileBins]) {
@@ -250,11 +249,11 @@ class LikelihoodProfile {
   template <typename Value>
   __device__ BinSum BinReaching(uint64_t target, const Value& value) const;
   __device__ BinSum MassReaching(const ProfileBins& bins, uint64_t target) const {
-    return BinReaching(target, [&](int bin) { return Mass(bins, bin, Weight(bin)); });
+    return BinReaching(target, [&](int bin) { return Mass(bins, bin); });
   }
   __device__ BinSum MassOfBin(const ProfileBins& bins, int bin) const {
     return FindInGroup(
-        bin / kGroupBins, [&](int b) { return Mass(bins, b, Weight(b)); },
+        bin / kGroupBins, [&](int b) { return Mass(bins, b); },
         [=](int b, uint64_t) { return b == bin; });
   }
 
@@ -317,21 +316,21 @@ class LikelihoodProfile {
   Collective<Group>& collective_;
   ProfileShared& shared_;
   const int vocab_size_;
-  int peak_cell_ = 0;       // of the largest logit, ...
-  float unit_bits_ = 0.0f;  // of whose mass 1 is 2^-(kWeightBits + unit_bits_)
-  int list_size_ = 0;  // of all blocks
+  int peak_cell_ = 0;       // that of the largest logit, where a weight of 1 ...
+  float unit_bits_ = 0.0f;  // ... is a mass of 2^unit_bits_
+  int list_size_ = 0;       // of all blocks
   bool is_sorted_ = false;
 };
 
 template <typename Group>
 template <typename Value>
 __device__ uint64_t LikelihoodProfile<Group>::SumGroups(const Value& value) {
-  // Each block sums some of the groups, with a thread a block for each.
+  // As many threads as there are blocks share a group.
   const int thread = group_.rank() * kSampleThreads + static_cast<int>(threadIdx.x);
   const int group = thread / Group::kBlocks;
   const int share = thread % Group::kBlocks;
   uint64_t sum = 0;
-#pragma unroll
+#pragma unroll 7
   for (int i = 0; i < kGroupBins; i += Group::kBlocks) {
     if (i + share < kGroupBins) sum += value(group * kGroupBins + i + share);
   }
@@ -363,8 +362,7 @@ __device__ BinSum LikelihoodProfile<Group>::FindInGroup(int group, const Value& 
 template <typename Group>
 template <typename Value>
 __device__ BinSum LikelihoodProfile<Group>::BinReaching(uint64_t target, const Value& value) const {
-  const int group =
-      WarpSearch(kBinGroups - 1, [&](int g) { return shared_.through[g] >= target; });
+  const int group = WarpSearch(kBinGroups - 1, [&](int g) { return shared_.through[g] >= target; });
   return FindInGroup(group, value, [=](int, uint64_t through) { return through >= target; });
 }
 
@@ -378,7 +376,7 @@ __device__ uint64_t LikelihoodProfile<Group>::SumMasses(const ProfileBins& bins,
   // in one block alone fewer than that: whether a row overflows depends on the row alone.
   uint64_t excess = -added;
   const uint64_t total = SumGroups([&](int bin) {
-    const uint64_t weight = Weight(bin);
+    const uint64_t weight = BinTotal(shared_.weight, bin);
     excess += weight + (weight >> 32 != 0);
     return Mass(bins, bin, weight);
   });
@@ -452,7 +450,7 @@ template <typename Group>
 __device__ int LikelihoodProfile<Group>::FindTopK(const ProfileBins& bins, int top_k,
                                                   bool with_counts, int& ahead) {
   if (with_counts) {
-    const auto count = [&](int bin) { return Count(bin); };
+    const auto count = [&](int bin) { return BinTotal(shared_.count, bin); };
     if (top_k >= SumGroups(count)) return kNoMassBin;
     const BinSum last = BinReaching(top_k, count);
     ahead = static_cast<int>(last.before);
@@ -474,8 +472,8 @@ __device__ int LikelihoodProfile<Group>::FindTopK(const ProfileBins& bins, int t
 
 template <typename Group>
 __device__ auto LikelihoodProfile<Group>::FindRanges(const ProfileBins& bins, uint64_t total,
-                                                     int cut_bin, float top_p,
-                                                     double uniform) const -> Ranges {
+                                                     int cut_bin, float top_p, double uniform) const
+    -> Ranges {
   Ranges ranges;
   uint64_t least = total;
   uint64_t most = total;
@@ -487,7 +485,7 @@ __device__ auto LikelihoodProfile<Group>::FindRanges(const ProfileBins& bins, ui
   }
   if (top_p < 1.0f) {
     const BinSum first = MassReaching(bins, NucleusTarget(top_p, least));
-    const BinSum last = MassReaching(bins, NucleusTarget(top_p, most));
+    const BinSum last = most == least ? first : MassReaching(bins, NucleusTarget(top_p, most));
     ranges.nucleus = {first.bin, last.bin};
     least = first.before;
     most = min(most, last.through);

@@ -18,7 +18,7 @@ inline constexpr int kBinGroups = kSampleThreads;
 inline constexpr int kProfileBins = kGroupBins * kBinGroups;
 inline constexpr int kNoMassBin = kProfileBins - 1;  // all that lies deeper
 
-inline constexpr int kCellBins = 16;    // of a cell in the window
+inline constexpr int kCellBins = 16;  // of a cell in the window
 inline constexpr int kWindowCells = 504;
 inline constexpr int kWindowSteps = (kCellBins - 1) * kWindowCells;
 inline constexpr int kLastCell = kNoMassBin - kWindowSteps;
@@ -57,22 +57,24 @@ struct ProfileBins {
   __device__ __forceinline__ float PlaceOf(float logit) const {
     return SaturatedFma(logit, -per_logit, top_place);
   }
-  struct Position {
-    int bin;
-    float offset;  // from the cell's centre, in cells
-  };
   // Adding 1.5 * 2^23 rounds to an integer that lies in the low bits.
+  static constexpr float kRounder = 12582912.0f;
+  static constexpr uint32_t kBias = 2 * 0x4B400000u;  // the bits of two such
+  struct Position {
+    uint32_t biased_bin;  // and kBias
+    float offset;         // from the cell's centre, in cells
+  };
   __device__ __forceinline__ Position PositionOf(float place) const {
-    constexpr float kRounder = 12582912.0f;
-    constexpr int kRounderBits = 0x4B400000;
     constexpr float kCells = kLastCell;
     const float in_window = SaturatedFma(place, kCells / kWindowCells, window_place);
     const float cell = __fmaf_rn(place, kCells, kRounder);
     const float step = __fmaf_rn(in_window, kWindowSteps, kRounder);
-    return {__float_as_int(cell) + (__float_as_int(step) - 2 * kRounderBits),
+    return {__float_as_uint(cell) + __float_as_uint(step),
             __fmaf_rn(place, kCells, -__fsub_rn(cell, kRounder))};
   }
-  __device__ int Bin(float logit) const { return PositionOf(PlaceOf(logit)).bin; }
+  __device__ int Bin(float logit) const {
+    return static_cast<int>(PositionOf(PlaceOf(logit)).biased_bin - kBias);
+  }
 
   __device__ int CellOf(int bin) const {
     const int in_window = min(max(bin - window_bin, 0), kCellBins * kWindowCells);
@@ -83,11 +85,11 @@ struct ProfileBins {
   // above 2^23 are rounded to integers.
   __device__ __forceinline__ static uint32_t Weight(float offset) {
     constexpr float kUnits = 1 << kWeightBits;
-    constexpr float kRounder = 8388608.0f;
+    constexpr float kIntegers = 8388608.0f;
     constexpr float kLinear = -kCellWidth * kUnits;
     constexpr float kSquare = 0.5f * kCellWidth * kCellWidth * kUnits;
-    const float weight = __fmaf_rn(offset, __fmaf_rn(offset, kSquare, kLinear), kUnits + kRounder);
-    return __float_as_uint(weight) - 0x4B000000;  // kRounder's bits
+    const float weight = __fmaf_rn(offset, __fmaf_rn(offset, kSquare, kLinear), kUnits + kIntegers);
+    return __float_as_uint(weight) - 0x4B000000;  // kIntegers' bits
   }
 
  private:

@@ -126,6 +126,39 @@ TEST_P(SamplingTest, DrawsAsTheCpuDoesForEveryParameterAndVocabulary) {
   }
 }
 
+// From thousands of elements in a bin to none in most, alone and behind one that takes much of the
+// mass and misleads the sample that the first pass starts from.
+TEST_P(SamplingTest, DrawsInOrderFromFlatAndSteepRows) {
+  constexpr size_t kSeeds = 6;
+  const std::vector<SamplingRule> rules = {{.top_p = 0.9, .token_limit = 151936},
+                                           {.top_p = 0.3, .token_limit = 151936},
+                                           {.top_k = 20000, .token_limit = 151936},
+                                           {.min_p = 0.01, .token_limit = 151936}};
+  for (const float deviation : {0.02f, 0.3f, 1.0f, 8.0f}) {
+    for (const float above : {0.0f, 12.4f}) {
+      std::vector<float> logits = RandomLogits(151936, deviation, rng_);
+      logits[0] += above;
+      std::vector<SampledRow> rows;
+      for (size_t i = 0; i < rules.size() * kSeeds; ++i) {
+        const int num_top_logprobs = static_cast<int>(i % 2) - 1;
+        rows.push_back({.rule = rules[i / kSeeds],
+                        .seed = i,
+                        .num_top_logprobs = num_top_logprobs,
+                        .allowed_mask = {}});
+      }
+      const SampledBatch batch = Run({logits}, rows);
+      for (size_t r = 0; r < rules.size(); ++r) {
+        const ExactDraw exact(logits, rules[r]);
+        for (size_t i = r * kSeeds; i < (r + 1) * kSeeds; ++i) {
+          SCOPED_TRACE("deviation " + std::to_string(deviation) + ", first above by " +
+                       std::to_string(above) + ", row " + std::to_string(i));
+          exact.Expect(rows[i], batch.results[i]);
+        }
+      }
+    }
+  }
+}
+
 TEST_P(SamplingTest, DrawsFollowTheExactDistribution) {
   const std::vector<float> logits = RandomLogits(50, 1.5f, rng_);
   constexpr int kDraws = 10000;
