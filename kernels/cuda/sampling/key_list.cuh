@@ -92,23 +92,46 @@ __device__ __noinline__ inline void ListFrom(RowPart part, float least, KeyList*
   writer.Finish();
 }
 
-// The least i in [0, count] for which reached(i) holds, which is monotone and taken to hold for
-// `count`. By all lanes of a warp.
+// Of each search s, the least i in [0, count] for which reached(s, i) holds, which is monotone and
+// taken to hold for `count`. Several searches take little more time than one, as they wait
+// together. By all lanes of a warp.
+template <int kSearches, typename Index, typename Reached>
+__device__ void WarpSearches(Index count, const Reached& reached, Index (&found)[kSearches]) {
+  const auto lane = static_cast<Index>(threadIdx.x % 32);
+  Index first[kSearches] = {};
+#pragma unroll
+  for (int s = 0; s < kSearches; ++s) found[s] = count;
+  bool is_found = count == 0;
+  while (!is_found) {
+    bool is_reached[kSearches];  // of all before any is looked at
+#pragma unroll
+    for (int s = 0; s < kSearches; ++s) {
+      const Index step = (found[s] - first[s] + 31) / 32;
+      const Index end = min(first[s] + (lane + 1) * step, found[s]);
+      is_reached[s] = reached(s, end > 0 ? end - 1 : 0);
+    }
+    is_found = true;
+#pragma unroll
+    for (int s = 0; s < kSearches; ++s) {
+      const Index step = (found[s] - first[s] + 31) / 32;
+      const uint32_t hits = __ballot_sync(~0u, is_reached[s]);
+      const auto hit = static_cast<Index>(__ffs(hits) - 1);
+      if (hits == 0 || first[s] == found[s]) {
+        first[s] = found[s];
+      } else {
+        found[s] = min(first[s] + (hit + 1) * step, found[s]) - 1;
+        first[s] += hit * step;
+      }
+      is_found = is_found && first[s] >= found[s];
+    }
+  }
+}
 template <typename Index, typename Reached>
 __device__ Index WarpSearch(Index count, const Reached& reached) {
-  const auto lane = static_cast<Index>(threadIdx.x % 32);
-  Index first = 0;
-  Index end = count;
-  while (first < end) {
-    const Index step = (end - first + 31) / 32;
-    const Index at = min(first + (lane + 1) * step, end) - 1;
-    const uint32_t hits = __ballot_sync(~0u, reached(at));
-    if (hits == 0) return end;
-    const auto hit = static_cast<Index>(__ffs(hits) - 1);
-    end = min(first + (hit + 1) * step, end) - 1;
-    first += hit * step;
-  }
-  return end;
+  Index found[1];
+  WarpSearches(
+      count, [&](int, Index i) { return reached(i); }, found);
+  return found[0];
 }
 
 // Of the lanes of a warp.

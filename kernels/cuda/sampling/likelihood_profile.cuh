@@ -42,13 +42,6 @@ struct LogitRange {
   __device__ __forceinline__ bool Has(float logit) const { return logit >= least && logit < end; }
 };
 
-// The bins in which min_p or top_k, top_p and the draw can end.
-struct Ranges {
-  BinRange cut;
-  BinRange nucleus;
-  BinRange drawn;
-};
-
 // A bin, and the sum before it and through it.
 struct BinSum {
   int bin;
@@ -56,11 +49,19 @@ struct BinSum {
   uint64_t through;
 };
 
+// The bins in which min_p or top_k, top_p and the draw can end.
+struct Ranges {
+  BinRange cut;
+  BinRange nucleus;
+  BinRange drawn;
+  BinSum cut_sum;  // of the cut's bin, if there is one
+};
+
 struct ProfileShared {
-  uint32_t weight[kProfileBins];
+  alignas(16) uint32_t weight[kProfileBins];
   uint64_t through[kBinGroups];  // of a group of bins and all before it, masses or counts
   union {
-    uint32_t count[kProfileBins];  // if top_k needs them: elements of a bin
+    alignas(16) uint32_t count[kProfileBins];  // if top_k needs them: elements of a bin
     struct {
       TileSums sums;
       KeyList list;
@@ -69,8 +70,8 @@ struct ProfileShared {
   uint32_t nowhere[32];  // takes what has no bin
   float bounds[6];       // of three ranges of the second pass: least, end, ...
   Ranges ranges;
-  int top_k_bin;
-  int ahead;  // elements before that bin
+  int top_k_bin;  // where top_k cuts; kNoMassBin if it keeps all
+  int ahead;      // elements before that bin
   int token;
 };
 
@@ -140,6 +141,55 @@ __device__ __noinline__ void ListRanges(RowPart part, ProfileShared* shared) {
   writer.Finish();
 }
 
+// Adds up every bin over all blocks, in all of them: a block those bins that it then sums by
+// groups, four at once, as remote memory is read and written in whole sectors. Returns the sum of
+// this block's bins, and one more for each that does not fit into 32 bits. Ends with this block's
+// barrier; between two barriers of the group.
+template <typename Group>
+__device__ __noinline__ uint64_t MergeBins(Group group, uint32_t* bins) {
+  constexpr int kFours = kProfileBins / Group::kBlocks / 4;
+  static_assert(kFours * Group::kBlocks * 4 == kProfileBins);
+  constexpr int kOwn = (kFours + kSampleThreads - 1) / kSampleThreads;
+  const int thread = static_cast<int>(threadIdx.x);
+  uint4* const own = reinterpret_cast<uint4*>(bins) + group.rank() * kFours + thread;
+  // Of this block first, then of the next: not all ask the same block at once.
+  const auto four_of = [&](int i, int r) {
+    uint4* const four = own + i * kSampleThreads;
+    return r == 0 ? four : group.Remote(four, (group.rank() + r) % Group::kBlocks);
+  };
+  // All are on their way before any is looked at.
+  uint4 fours[kOwn][Group::kBlocks];
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) {
+#pragma unroll
+    for (int r = 0; r < Group::kBlocks; ++r) {
+      const bool is_own = thread + i * kSampleThreads < kFours;
+      fours[i][r] = is_own ? *four_of(i, r) : make_uint4(0, 0, 0, 0);
+    }
+  }
+  uint64_t seen = 0;
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) {
+    uint64_t sums[4] = {};
+#pragma unroll
+    for (int r = 0; r < Group::kBlocks; ++r) {
+      sums[0] += fours[i][r].x;
+      sums[1] += fours[i][r].y;
+      sums[2] += fours[i][r].z;
+      sums[3] += fours[i][r].w;
+    }
+#pragma unroll
+    for (const uint64_t sum : sums) seen += sum + (sum >> 32 != 0);
+    if (Group::kBlocks == 1 || thread + i * kSampleThreads >= kFours) continue;
+    const uint4 merged = make_uint4(static_cast<uint32_t>(sums[0]), static_cast<uint32_t>(sums[1]),
+                                    static_cast<uint32_t>(sums[2]), static_cast<uint32_t>(sums[3]));
+#pragma unroll
+    for (int r = 0; r < Group::kBlocks; ++r) *four_of(i, r) = merged;
+  }
+  if (Group::kBlocks > 1) __syncthreads();
+  return seen;
+}
+
 // What min_p, top_k and top_p leave.
 struct LikelihoodFilters {
   float min_logit;  // by min_p; -inf: none
@@ -163,18 +213,17 @@ class LikelihoodProfile {
     return place > 0.0f && place < 1.0f;
   }
 
-  // The first pass. Lists the elements no less than `likely`. Logprobs need scores.
+  // The first pass. Lists the elements no less than `likely`. Logprobs need scores. REQUIRES: no
+  // other block still reads what an earlier pass left.
   __device__ ThreadCount Count(const RowPart& part, const ProfileBins& bins, float likely,
                                const MassScale* scored) {
-    group_.Sync();  // another block may still read what is cleared
     Clear(shared_.weight);
     EmptyList();
     return scored != nullptr ? CountMasses<false, true>(part, bins, *scored, likely, &shared_)
                              : CountMasses<false, false>(part, bins, {}, likely, &shared_);
   }
-  // Instead of the list, elements by bin.
+  // Instead of the list, elements by bin. REQUIRES: as Count.
   __device__ ThreadCount CountWithCounts(const RowPart& part, const ProfileBins& bins) {
-    group_.Sync();
     Clear(shared_.weight);
     Clear(shared_.count);
     __syncthreads();
@@ -213,48 +262,39 @@ class LikelihoodProfile {
     uint64_t through;
   };
 
-  // Sums value(bin) through each group of bins, for all blocks. Returns the total.
+  // Sums value(bin) of merged bins through each group of them, in all blocks after the next barrier
+  // of the group. Returns the total.
   template <typename Value>
   __device__ uint64_t SumGroups(const Value& value);
   // The mass of all; 0 if a bin's sum overflowed.
   __device__ uint64_t SumMasses(const ProfileBins& bins, float peak, uint64_t added);
 
-  // Over all blocks.
-  __device__ uint64_t BinTotal(const uint32_t (&bins)[kProfileBins], int bin) const {
-    uint64_t total = 0;
-#pragma unroll
-    for (int r = 0; r < Group::kBlocks; ++r) total += *group_.Remote(&bins[bin], r);
-    return total;
-  }
-  // REQUIRES: the bin's weight fits into 32 bits.
-  __device__ uint64_t Mass(const ProfileBins& bins, int bin, uint64_t weight) const {
+  // REQUIRES: weights are merged, and fit.
+  __device__ uint64_t Mass(const ProfileBins& bins, int bin) const {
     constexpr float kCellOctaves = kCellWidth * 1.44269504f;
     const auto deeper = static_cast<float>(bins.CellOf(bin) - peak_cell_);
     const float scale = exp2f(__fmaf_rn(deeper, -kCellOctaves, unit_bits_));
-    return __float2ull_rn(static_cast<float>(static_cast<uint32_t>(weight)) * scale);
-  }
-  __device__ uint64_t Mass(const ProfileBins& bins, int bin) const {
-    return Mass(bins, bin, BinTotal(shared_.weight, bin));
+    return __float2ull_rn(static_cast<float>(shared_.weight[bin]) * scale);
   }
 
   static __device__ void Clear(uint32_t (&bins)[kProfileBins]) {
     for (int i = threadIdx.x; i < kProfileBins; i += kSampleThreads) bins[i] = 0;
   }
 
-  // The first bin of a group for which is_it(bin, sum through it) holds; its last if there is none.
-  // By all lanes of a warp.
-  template <typename Value, typename IsIt>
-  __device__ BinSum FindInGroup(int group, const Value& value, const IsIt& is_it) const;
-  // The first bin through which the sum reaches the target, which is no more than the total.
-  template <typename Value>
-  __device__ BinSum BinReaching(uint64_t target, const Value& value) const;
-  __device__ BinSum MassReaching(const ProfileBins& bins, uint64_t target) const {
-    return BinReaching(target, [&](int bin) { return Mass(bins, bin); });
-  }
-  __device__ BinSum MassOfBin(const ProfileBins& bins, int bin) const {
-    return FindInGroup(
-        bin / kGroupBins, [&](int b) { return Mass(bins, b); },
-        [=](int b, uint64_t) { return b == bin; });
+  // Of each search s, the first bin of groups[s] for which is_it(s, bin, sum through it) holds; its
+  // last if there is none. By all lanes of a warp, as those below.
+  template <int kSearches, typename Value, typename IsIt>
+  __device__ void FindInGroups(const int (&groups)[kSearches], const Value& value,
+                               const IsIt& is_it, BinSum (&found)[kSearches]) const;
+  // The first bins through which the sum reaches targets, which are no more than the total.
+  template <int kSearches, typename Value>
+  __device__ void BinsReaching(const uint64_t (&targets)[kSearches], const Value& value,
+                               BinSum (&found)[kSearches]) const;
+  template <int kSearches>
+  __device__ void MassesReaching(const ProfileBins& bins, const uint64_t (&targets)[kSearches],
+                                 BinSum (&found)[kSearches]) const {
+    BinsReaching(
+        targets, [&](int bin) { return Mass(bins, bin); }, found);
   }
 
   static __device__ uint64_t NucleusTarget(float top_p, uint64_t kept) {
@@ -269,9 +309,9 @@ class LikelihoodProfile {
   __device__ Ranges FindRanges(const ProfileBins& bins, uint64_t total, int cut_bin, float top_p,
                                double uniform) const;
 
-  // Where the elements before top_k's last one are cut, by counts or by the sorted list. Returns
-  // that element's bin, kNoMassBin if top_k keeps all; `ahead` is how many there are before it.
-  __device__ int FindTopK(const ProfileBins& bins, int top_k, bool with_counts, int& ahead);
+  // Where top_k cuts, by counts or by the sorted list: in shared_ of all blocks after the next
+  // barrier of the group.
+  __device__ void FindTopK(const ProfileBins& bins, int top_k, bool with_counts);
 
   // Where logits come to lie in `bin` or one before it. By all lanes of a warp.
   static __device__ float LeastLogit(const ProfileBins& bins, int bin) {
@@ -304,9 +344,15 @@ class LikelihoodProfile {
   __device__ int ListedFrom(const ProfileBins& bins, int bin) const {
     return ListedBefore([&](float logit) { return bins.Bin(logit) < bin; });
   }
+  // Those of `bin`: from the first up to but not including the second.
+  __device__ void ListedOf(const ProfileBins& bins, int bin, int (&ends)[2]) const {
+    WarpSearches(
+        list_size_,
+        [&](int s, int i) { return bins.Bin(LogitOfKey(shared_.list.keys[i])) >= bin + s; }, ends);
+  }
   // By all lanes of one warp.
   __device__ Settled Settle(const ProfileBins& bins, uint64_t target) const;
-  __device__ uint64_t MassThrough(const ProfileBins& bins, int bin, int index) const;
+  __device__ uint64_t MassThrough(const ProfileBins& bins, const BinSum& cut, int index) const;
   __device__ uint32_t ListedWeight(const ProfileBins& bins, int index) const {
     return ProfileBins::Weight(
         bins.PositionOf(bins.PlaceOf(LogitOfKey(shared_.list.keys[index]))).offset);
@@ -341,29 +387,46 @@ __device__ uint64_t LikelihoodProfile<Group>::SumGroups(const Value& value) {
       *group_.Remote(&shared_.through[group], r) = before + sum;
     }
   }
-  group_.Sync();
   return total;
 }
 
 template <typename Group>
-template <typename Value, typename IsIt>
-__device__ BinSum LikelihoodProfile<Group>::FindInGroup(int group, const Value& value,
-                                                        const IsIt& is_it) const {
+template <int kSearches, typename Value, typename IsIt>
+__device__ void LikelihoodProfile<Group>::FindInGroups(const int (&groups)[kSearches],
+                                                       const Value& value, const IsIt& is_it,
+                                                       BinSum (&found)[kSearches]) const {
   const int lane = threadIdx.x % 32;
-  const int bin = group * kGroupBins + lane;
-  const uint64_t own = lane < kGroupBins ? value(bin) : 0;
-  const uint64_t through = (group == 0 ? 0 : shared_.through[group - 1]) + WarpInclusiveSum(own);
-  const uint32_t found = __ballot_sync(~0u, lane == kGroupBins - 1 || is_it(bin, through));
-  const int chosen = __ffs(found) - 1;
-  return {group * kGroupBins + chosen, __shfl_sync(~0u, through - own, chosen),
-          __shfl_sync(~0u, through, chosen)};
+  uint64_t own[kSearches];
+  uint64_t ahead[kSearches];
+#pragma unroll
+  for (int s = 0; s < kSearches; ++s) {
+    const uint64_t of_lane = value(groups[s] * kGroupBins + min(lane, kGroupBins - 1));
+    const uint64_t before_group = shared_.through[max(groups[s] - 1, 0)];
+    own[s] = lane < kGroupBins ? of_lane : 0;
+    ahead[s] = groups[s] > 0 ? before_group : 0;
+  }
+#pragma unroll
+  for (int s = 0; s < kSearches; ++s) {
+    const int first = groups[s] * kGroupBins;
+    const uint64_t through = ahead[s] + WarpInclusiveSum(own[s]);
+    const bool is_chosen = lane == kGroupBins - 1 || is_it(s, first + lane, through);
+    const int chosen = __ffs(__ballot_sync(~0u, is_chosen)) - 1;
+    found[s] = {first + chosen, __shfl_sync(~0u, through - own[s], chosen),
+                __shfl_sync(~0u, through, chosen)};
+  }
 }
 
 template <typename Group>
-template <typename Value>
-__device__ BinSum LikelihoodProfile<Group>::BinReaching(uint64_t target, const Value& value) const {
-  const int group = WarpSearch(kBinGroups - 1, [&](int g) { return shared_.through[g] >= target; });
-  return FindInGroup(group, value, [=](int, uint64_t through) { return through >= target; });
+template <int kSearches, typename Value>
+__device__ void LikelihoodProfile<Group>::BinsReaching(const uint64_t (&targets)[kSearches],
+                                                       const Value& value,
+                                                       BinSum (&found)[kSearches]) const {
+  const uint64_t* const sums = shared_.through;
+  int groups[kSearches];
+  WarpSearches(
+      kBinGroups - 1, [&](int s, int g) { return sums[g] >= targets[s]; }, groups);
+  FindInGroups(
+      groups, value, [&](int s, int, uint64_t sum) { return sum >= targets[s]; }, found);
 }
 
 // In units that leave a sum over the whole vocabulary below 2^63.
@@ -374,12 +437,8 @@ __device__ uint64_t LikelihoodProfile<Group>::SumMasses(const ProfileBins& bins,
   unit_bits_ = static_cast<float>(62 - (kWeightBits + 1) - (32 - __clz(vocab_size_)));
   // Bins that wrapped in a block make this a negative multiple of 2^32, and those that would have
   // in one block alone fewer than that: whether a row overflows depends on the row alone.
-  uint64_t excess = -added;
-  const uint64_t total = SumGroups([&](int bin) {
-    const uint64_t weight = BinTotal(shared_.weight, bin);
-    excess += weight + (weight >> 32 != 0);
-    return Mass(bins, bin, weight);
-  });
+  const uint64_t excess = MergeBins(group_, shared_.weight) - added;
+  const uint64_t total = SumGroups([&](int bin) { return Mass(bins, bin); });
   return collective_.Sum(excess) == 0 ? total : 0;
 }
 
@@ -388,10 +447,13 @@ template <typename Group>
 __device__ auto LikelihoodProfile<Group>::Settle(const ProfileBins& bins, uint64_t target) const
     -> Settled {
   const int lane = threadIdx.x % 32;
-  const auto [bin, before, bin_through] = MassReaching(bins, target);
+  BinSum found[1];
+  MassesReaching(bins, {target}, found);
+  const auto [bin, before, bin_through] = found[0];
   const uint64_t mass = bin_through - before;
-  const int first = ListedFrom(bins, bin);
-  const int end = ListedFrom(bins, bin + 1);
+  int ends[2];
+  ListedOf(bins, bin, ends);
+  const auto [first, end] = ends;
   if (first == end) return {end - 1, before + mass};
   // Each lane adds up successive elements of its own; then the lane's that reach the target are
   // added one by one.
@@ -421,15 +483,16 @@ __device__ auto LikelihoodProfile<Group>::Settle(const ProfileBins& bins, uint64
   }
 }
 
-// The mass through the listed element `index` of `bin`; of all before the bin if it is not of it.
+// The mass through the listed element `index` of the cut's bin; of all before the bin if it is not
+// of it.
 template <typename Group>
-__device__ uint64_t LikelihoodProfile<Group>::MassThrough(const ProfileBins& bins, int bin,
-                                                          int index) const {
-  const BinSum sum = MassOfBin(bins, bin);
-  const uint64_t before = sum.before;
-  const uint64_t mass = sum.through - before;
-  const int first = ListedFrom(bins, bin);
-  const int end = ListedFrom(bins, bin + 1);
+__device__ uint64_t LikelihoodProfile<Group>::MassThrough(const ProfileBins& bins,
+                                                          const BinSum& cut, int index) const {
+  const auto [bin, before, bin_through] = cut;
+  const uint64_t mass = bin_through - before;
+  int ends[2];
+  ListedOf(bins, bin, ends);
+  const auto [first, end] = ends;
   uint64_t through = 0;
   uint64_t weights = 0;
   for (int i = first + threadIdx.x % 32; i < end; i += 32) {
@@ -447,51 +510,56 @@ __device__ uint64_t LikelihoodProfile<Group>::MassThrough(const ProfileBins& bin
 }
 
 template <typename Group>
-__device__ int LikelihoodProfile<Group>::FindTopK(const ProfileBins& bins, int top_k,
-                                                  bool with_counts, int& ahead) {
+__device__ void LikelihoodProfile<Group>::FindTopK(const ProfileBins& bins, int top_k,
+                                                   bool with_counts) {
   if (with_counts) {
-    const auto count = [&](int bin) { return BinTotal(shared_.count, bin); };
-    if (top_k >= SumGroups(count)) return kNoMassBin;
-    const BinSum last = BinReaching(top_k, count);
-    ahead = static_cast<int>(last.before);
-    return last.bin;
+    const auto count = [&](int bin) { return uint64_t{shared_.count[bin]}; };
+    MergeBins(group_, shared_.count);
+    const uint64_t total = SumGroups(count);
+    group_.Sync();
+    if (threadIdx.x >= 32) return;
+    BinSum last[1] = {{kNoMassBin, 0, 0}};
+    if (top_k < total) BinsReaching({static_cast<uint64_t>(top_k)}, count, last);
+    if (threadIdx.x > 0) return;
+    shared_.top_k_bin = last[0].bin;
+    shared_.ahead = static_cast<int>(last[0].before);
+    return;
   }
-  if (group_.rank() == 0) {
-    SortList();
-    const int bin = bins.Bin(LogitOfKey(shared_.list.keys[top_k - 1]));
-    const int before = ListedFrom(bins, bin);
-    if (threadIdx.x < Group::kBlocks) {
-      *group_.Remote(&shared_.top_k_bin, threadIdx.x) = bin;
-      *group_.Remote(&shared_.ahead, threadIdx.x) = before;
-    }
-  }
-  group_.Sync();
-  ahead = shared_.ahead;
-  return shared_.top_k_bin;
+  if (group_.rank() > 0) return;
+  SortList();
+  const int bin = bins.Bin(LogitOfKey(shared_.list.keys[top_k - 1]));
+  const int ahead = ListedFrom(bins, bin);
+  if (threadIdx.x >= Group::kBlocks) return;
+  *group_.Remote(&shared_.top_k_bin, threadIdx.x) = bin;
+  *group_.Remote(&shared_.ahead, threadIdx.x) = ahead;
 }
 
 template <typename Group>
 __device__ auto LikelihoodProfile<Group>::FindRanges(const ProfileBins& bins, uint64_t total,
                                                      int cut_bin, float top_p, double uniform) const
     -> Ranges {
-  Ranges ranges;
+  Ranges ranges = {};
+  BinSum cut[1];
+  BinSum ends[2];
   uint64_t least = total;
   uint64_t most = total;
   if (cut_bin < kNoMassBin) {
-    const BinSum cut = MassOfBin(bins, cut_bin);
+    FindInGroups(
+        {cut_bin / kGroupBins}, [&](int bin) { return Mass(bins, bin); },
+        [=](int, int bin, uint64_t) { return bin == cut_bin; }, cut);
     ranges.cut = {cut_bin, cut_bin};
-    least = cut.before;
-    most = cut.through;
+    ranges.cut_sum = cut[0];
+    least = cut[0].before;
+    most = cut[0].through;
   }
   if (top_p < 1.0f) {
-    const BinSum first = MassReaching(bins, NucleusTarget(top_p, least));
-    const BinSum last = most == least ? first : MassReaching(bins, NucleusTarget(top_p, most));
-    ranges.nucleus = {first.bin, last.bin};
-    least = first.before;
-    most = min(most, last.through);
+    MassesReaching(bins, {NucleusTarget(top_p, least), NucleusTarget(top_p, most)}, ends);
+    ranges.nucleus = {ends[0].bin, ends[1].bin};
+    least = ends[0].before;
+    most = min(most, ends[1].through);
   }
-  ranges.drawn = {MassReaching(bins, DrawTarget(uniform, least)).bin,
-                  MassReaching(bins, DrawTarget(uniform, most)).bin};
+  MassesReaching(bins, {DrawTarget(uniform, least), DrawTarget(uniform, most)}, ends);
+  ranges.drawn = {ends[0].bin, ends[1].bin};
   return ranges;
 }
 
@@ -501,12 +569,11 @@ __device__ int LikelihoodProfile<Group>::Draw(const RowPart& part, const Profile
                                               bool with_counts, const LikelihoodFilters& filters,
                                               double uniform) {
   const bool is_listed = !with_counts && ListSize() != kTooMany;
-  // By min_p and top_k: the bin where they cut, if they do.
-  int ahead = 0;
-  const int top_k_bin =
-      filters.top_k > 0 ? FindTopK(bins, filters.top_k, with_counts, ahead) : kNoMassBin;
+  if (filters.top_k > 0) FindTopK(bins, filters.top_k, with_counts);
   const uint64_t total = SumMasses(bins, peak, added);
   if (total == 0) return kTooMany;
+  // By min_p and top_k: the bin where they cut, if they do.
+  const int top_k_bin = filters.top_k > 0 ? shared_.top_k_bin : kNoMassBin;
   const int min_p_bin = bins.Bin(filters.min_logit);
   const int cut_bin = min(top_k_bin, min_p_bin);
   if (threadIdx.x < 32) {
@@ -514,7 +581,7 @@ __device__ int LikelihoodProfile<Group>::Draw(const RowPart& part, const Profile
     if (threadIdx.x == 0) shared_.ranges = ranges;
   }
   __syncthreads();
-  const auto [cut, nucleus, drawn] = shared_.ranges;
+  const auto& [cut, nucleus, drawn, cut_sum] = shared_.ranges;
 
   // The bins before that of `likely` are listed as a whole.
   const int last_bin = max(cut.last, max(nucleus.last, drawn.last));
@@ -535,12 +602,13 @@ __device__ int LikelihoodProfile<Group>::Draw(const RowPart& part, const Profile
     uint64_t kept = total;
     if (cut_bin < kNoMassBin) {
       int last = list_size_ - 1;
-      if (top_k_bin == cut_bin) last = ListedFrom(bins, cut_bin) + (filters.top_k - ahead) - 1;
+      if (top_k_bin == cut_bin)
+        last = ListedFrom(bins, cut_bin) + (filters.top_k - shared_.ahead) - 1;
       if (min_p_bin == cut_bin) {
         const auto stays = [&](float logit) { return logit >= filters.min_logit; };
         last = min(last, ListedBefore(stays) - 1);
       }
-      kept = max(uint64_t{1}, MassThrough(bins, cut_bin, last));
+      kept = max(uint64_t{1}, MassThrough(bins, cut_sum, last));
     }
     if (filters.top_p < 1.0f) {
       const Settled end = Settle(bins, NucleusTarget(filters.top_p, kept));

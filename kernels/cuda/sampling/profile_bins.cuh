@@ -78,7 +78,7 @@ struct ProfileBins {
 
   __device__ int CellOf(int bin) const {
     const int in_window = min(max(bin - window_bin, 0), kCellBins * kWindowCells);
-    return bin - in_window + in_window / kCellBins;
+    return bin - in_window + static_cast<int>(static_cast<uint32_t>(in_window) / kCellBins);
   }
 
   // exp(-offset * width) in units of 2^-20, by its series: |offset * width| <= 0.0079. Numbers

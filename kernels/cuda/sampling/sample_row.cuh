@@ -201,6 +201,7 @@ class RowSampler {
     }
     if (!held || needs_counts) {
       if (needs_counts) likely = CUDART_INF_F;
+      group_.Sync();  // another block may still read what is cleared
       seen = needs_counts ? profile_.CountWithCounts(part_, bins)
                           : profile_.Count(part_, bins, likely, nullptr);
       group_.Sync();
