@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -20,6 +20,11 @@ class Measurement:
     @property
     def us(self) -> float:
         return self.own["us"]
+
+    @property
+    def as_served(self) -> Measurement:
+        """With programmatic launches, as the server enqueues decode."""
+        return replace(self, own=self.own | {"us": self.own.get("programmatic_us", self.us)})
 
     @property
     def of_read(self) -> float:
