@@ -1,4 +1,4 @@
-// Linear layer on the GPU for few tokens:  y = x W^T (+ bias), with what follows it fused.
+// Linear layer on the GPU:  y = x W^T (+ bias), with what follows it fused.
 //
 // Few tokens: bound by reading W once. SkinnyLinear (1..16 tokens) spreads W's rows over all
 // SMs, streams them through shared memory with bulk copies and multiplies on the tensor cores,
@@ -7,11 +7,16 @@
 // copies and are multiplied by the warpgroup instructions. With programmatic launch the copies of W
 // start before the preceding kernel on the stream has finished: W depends on nothing.
 //
+// More tokens: bound by products. TileLinear (1..1024, meant for 129 and more) gives a CTA a tile
+// of 128 or 192 rows by up to 256 tokens; the CTAs of a cluster share a tile's inputs, or W's
+// copies.
+//
 // Exactness: products of bf16 accumulate in fp32. In SkinnyLinear the order of the sum depends on K
 // and the instruction shape alone, so a token's result is bit for bit the same for any number of
 // other tokens and any number of SMs (with a deferred norm, whose squares are summed by tiles: for
-// GPUs of equally many SMs). In TensorLinear it depends on K, the split's cluster and, as far as the
-// instruction makes it, on tokens rounded up. One launch repeats another in both. y is rounded once.
+// GPUs of equally many SMs). In TensorLinear it depends on K, the split's cluster and, as far as
+// the instruction makes it, on tokens rounded up; so it does in TileLinear, with the parts of the
+// inputs. One launch repeats another in all of them. y is rounded once.
 //
 // Thread safety: as Stream. Nothing is allocated, nothing waits; capturable in a CUDA graph.
 // Errors: KernelError for shapes, alignment, and GPUs other than Hopper.
@@ -110,6 +115,30 @@ bool TensorLinearTakes(const LinearParams& params, const TensorLinearSplit& spli
 
 // REQUIRES: TensorLinearTakes; x, weight, bias and y 16-byte aligned; strides multiples of 8.
 void TensorLinear(const LinearParams& params, const TensorLinearSplit& split, const Stream& stream);
+
+inline constexpr int kMaxTileTokens = 1024;
+
+// How TileLinear divides a layer among the SMs.
+struct TileLinearSplit {
+  int warpgroups = 2;   // of 64 outputs each, in a tile: 2, 3
+  int token_tiles = 1;  // equal parts of the tokens, of up to 256
+  int input_parts = 1;  // CTAs of a cluster that share a tile, each a part of its inputs: 1..4
+  int sharers = 1;      // CTAs of a cluster that share copies of W, with a token tile each: 1, 2
+
+  auto operator<=>(const TileLinearSplit&) const = default;
+};
+
+// Of layers with 1..1024 tokens, N a multiple of 8 (16 for kSiluAndMul) and K of 8: the splits that
+// fit GPU `device`, the one expected to be fastest first. None for other layers and GPUs. The first
+// call of this or the two below for a GPU, which must be the current one, loads TileLinear's
+// kernels.
+std::vector<TileLinearSplit> TileLinearSplits(const LinearParams& params, int device);
+
+// Whether `split` is one that TileLinear can run the layer with.
+bool TileLinearTakes(const LinearParams& params, const TileLinearSplit& split, int device);
+
+// REQUIRES: TileLinearTakes; x, weight, bias and y 16-byte aligned; strides multiples of 8.
+void TileLinear(const LinearParams& params, const TileLinearSplit& split, const Stream& stream);
 
 }  // namespace parallax::kernels::cuda
 

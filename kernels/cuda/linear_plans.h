@@ -1,8 +1,8 @@
 // Every linear layer of a model on one GPU: which kernel runs it for how many tokens.
 //
 // The fastest for each (layer shape, bucket of token counts), chosen by timing once at start: among
-// the splits of TensorLinear for 2..128 tokens on Hopper, SkinnyLinear for up to 16 there, and
-// cuBLASLt's algorithms for all else. A shape that was never tuned runs SkinnyLinear, or the first
+// the splits of TensorLinear for 2..128 tokens on Hopper, SkinnyLinear for up to 16 there, TileLinear
+// for 129..1024, and cuBLASLt's algorithms for all but the fewest. A shape that was never tuned runs SkinnyLinear, or the first
 // algorithm that cuBLASLt's heuristic proposes; so does a number of tokens that its bucket's
 // algorithm refuses.
 //

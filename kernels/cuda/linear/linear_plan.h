@@ -21,12 +21,14 @@ struct PlanKey {
   auto operator<=>(const PlanKey&) const = default;
 };
 
-enum class PlanKernel : int { kCublasLt, kSkinny, kTensor };
+// Of kTile there is one plan: it chooses its split for the very number of tokens, which matters more
+// than what was the fastest for the largest of the bucket.
+enum class PlanKernel : int { kCublasLt, kSkinny, kTensor, kTile };
 
 struct Plan {
   PlanKernel kernel = PlanKernel::kCublasLt;
   cublasLtMatmulAlgo_t algorithm = {};
-  TensorLinearSplit split = {};
+  TensorLinearSplit split = {};  // of kTensor
 
   friend bool operator==(const Plan& a, const Plan& b) {
     return a.kernel == b.kernel && std::ranges::equal(a.algorithm.data, b.algorithm.data) &&

@@ -11,7 +11,7 @@ namespace parallax::kernels::cuda {
 namespace {
 
 // Raised when plans of an older text must not be used any more.
-constexpr int kTextVersion = 3;
+constexpr int kTextVersion = 4;
 
 }  // namespace
 
@@ -67,7 +67,7 @@ bool LinearPlans::Impl::Restore(std::string_view text) {
         plan.split.ctas_per_sm >> plan.split.keep_x;
     for (uint64_t& word : plan.algorithm.data) fields >> word;
     if (!fields || !(fields >> std::ws).eof()) return false;
-    if (kernel < 0 || kernel > static_cast<int>(PlanKernel::kTensor)) return false;
+    if (kernel < 0 || kernel > static_cast<int>(PlanKernel::kTile)) return false;
     plan.kernel = static_cast<PlanKernel>(kernel);
     plans.insert_or_assign(key, plan);
   }

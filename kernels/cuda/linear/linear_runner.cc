@@ -61,10 +61,32 @@ const Plan* LinearRunner::TensorPlanOf(const LinearParams& params) const {
   return TensorLinearTakes(params, found->second.split, device_.index) ? &found->second : nullptr;
 }
 
+const TileLinearSplit* LinearRunner::TileSplitOf(const LinearParams& params) {
+  if (!MayBeTile(params)) return nullptr;
+  const PlanKey bucket = KeyOf(params);
+  const auto found = plans_.find(bucket);
+  if (found == plans_.end() || found->second.kernel != PlanKernel::kTile) return nullptr;
+  const PlanKey key{bucket.shape, bucket.gated, params.tokens};
+  auto known = tile_splits_.find(key);
+  if (known == tile_splits_.end()) {
+    const std::vector<TileLinearSplit> splits = TileLinearSplits(params, device_.index);
+    known = tile_splits_.try_emplace(key).first;
+    if (!splits.empty()) known->second = splits.front();
+  }
+  return known->second ? &*known->second : nullptr;
+}
+
 bool LinearRunner::HasPlanFor(const LinearParams& layer) const {
   const auto found = plans_.find(KeyOf(layer));
-  return found != plans_.end() &&
-         (found->second.kernel != PlanKernel::kTensor || TensorPlanOf(layer) != nullptr);
+  if (found == plans_.end()) return false;
+  switch (found->second.kernel) {
+    case PlanKernel::kTensor:
+      return TensorPlanOf(layer) != nullptr;
+    case PlanKernel::kTile:
+      return MayBeTile(layer);
+    default:
+      return true;
+  }
 }
 
 // The one of the product's plan. Without a plan it is the first that cuBLASLt proposes, from now on;
@@ -132,6 +154,7 @@ void LinearRunner::Run(const LinearParams& params, std::span<std::byte> workspac
   if (params.tokens == 0) return;
   if (const Plan* plan = TensorPlanOf(params)) return TensorLinear(params, plan->split, stream);
   if (IsSkinny(params)) return SkinnyLinear(params, stream);
+  if (const TileLinearSplit* split = TileSplitOf(params)) return TileLinear(params, *split, stream);
   CheckLinearParams(params);
   CheckAligned(workspace.data(), "workspace");
   CheckAtLeast(
@@ -160,6 +183,9 @@ std::vector<Plan> LinearRunner::Candidates(const LinearParams& layer) {
     for (const TensorLinearSplit& split : TensorLinearSplits(layer, device_.index)) {
       plans.push_back({.kernel = PlanKernel::kTensor, .split = split});
     }
+  }
+  if (MayBeTile(layer) && !TileLinearSplits(layer, device_.index).empty()) {
+    plans.push_back({.kernel = PlanKernel::kTile});
   }
   return plans;
 }

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <map>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -70,6 +71,14 @@ class LinearRunner {
     return matmuls_.try_emplace(shape, library_, shape).first->second;
   }
 
+  // And as TileLinear is for.
+  bool MayBeTile(const LinearParams& p) const {
+    return device_.is_hopper() && p.tokens > kMaxTensorTokens && p.tokens <= kMaxTileTokens;
+  }
+
+  // Null where the layer's plan is not TileLinear, or it takes no such layer.
+  const TileLinearSplit* TileSplitOf(const LinearParams& params);
+
   // Null where the layer's plan is not TensorLinear, or is one that it does not take.
   const Plan* TensorPlanOf(const LinearParams& params) const;
   void RunCublasLt(const LinearParams& params, std::span<std::byte> workspace,
@@ -86,6 +95,8 @@ class LinearRunner {
   // Algorithms for single numbers of tokens (in place of the bucket) that their bucket's plan
   // refuses.
   std::map<PlanKey, cublasLtMatmulAlgo_t> exceptions_;
+  // The split expected to be TileLinear's fastest, for single numbers of tokens; or none.
+  std::map<PlanKey, std::optional<TileLinearSplit>> tile_splits_;
 };
 
 }  // namespace parallax::kernels::cuda

@@ -25,8 +25,8 @@ constexpr double kClearlyLess = 0.995;
 // And for another kernel: the chain lacks what stands between the layers of a step, attention and
 // norms, beside which the one may start earlier than the other.
 constexpr double kWorthAnotherKernel = 0.98;
-// What a shape keeps to choose from in the chain: the best splits of TensorLinear, the best of all
-// else, and of these what is not far behind.
+// What a shape keeps to choose from in the chain: the best splits of TensorLinear, or TileLinear; the
+// best of all else; and of these what is not far behind.
 constexpr int kTensorFinalists = 3;
 constexpr int kOtherFinalists = 1;
 constexpr double kFarBehind = 1.25;
@@ -47,7 +47,10 @@ struct TimedPlan {
   double time = 0.0;
 };
 
-bool IsTensor(const Plan& plan) { return plan.kernel == PlanKernel::kTensor; }
+// One of the kernels that start early, with the weights.
+bool IsTensor(const Plan& plan) {
+  return plan.kernel == PlanKernel::kTensor || plan.kernel == PlanKernel::kTile;
+}
 
 std::vector<Plan> BestOf(std::vector<TimedPlan> timed) {
   std::stable_sort(timed.begin(), timed.end(),

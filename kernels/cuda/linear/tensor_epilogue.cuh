@@ -19,6 +19,16 @@
 
 namespace parallax::kernels::cuda {
 
+__device__ inline float Silu(float z) { return z / (1.0f + __expf(-z)); }
+
+// Of a row and of its neighbour, four lanes on, two tokens each: gives away the token that the
+// neighbour keeps, `upper` being who keeps the second. Returns both rows of the own one, the lower
+// row first.
+__device__ inline float2 ExchangeRows(bool upper, float lower_token, float upper_token) {
+  const float received = __shfl_xor_sync(~0u, upper ? lower_token : upper_token, 4);
+  return upper ? make_float2(received, upper_token) : make_float2(lower_token, received);
+}
+
 template <LinearEpilogue kEpilogue, typename Y>
 class TensorUnit {
  public:
@@ -60,8 +70,8 @@ class TensorUnit {
 
   // z: the lane's sums, in the accumulators' order.
   __device__ void Store(const TensorArgs& args, float4 z, const Old& old) const {
-    float2 first = Exchange(z.x, z.y);
-    float2 second = Exchange(z.z, z.w);
+    float2 first = ExchangeRows(upper_token_, z.x, z.y);
+    float2 second = ExchangeRows(upper_token_, z.z, z.w);
     if (args.bias != nullptr) {
       if (exists_) AddBias(args, row_, first);
       if (second_exists_) AddBias(args, second_row_, second);
@@ -75,12 +85,6 @@ class TensorUnit {
   }
 
  private:
-  // Gives away the token that the neighbour keeps; returns rows row_ and row_ + 1 of the own one.
-  __device__ float2 Exchange(float lower_token, float upper_token) const {
-    const float received = __shfl_xor_sync(~0u, upper_token_ ? lower_token : upper_token, 4);
-    return upper_token_ ? make_float2(received, upper_token) : make_float2(lower_token, received);
-  }
-
   static __device__ void AddBias(const TensorArgs& args, int row, float2& z) {
     const float2 bias =
         __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(args.bias + row));
@@ -92,8 +96,6 @@ class TensorUnit {
     if constexpr (kEpilogue != LinearEpilogue::kAccumulate) return z;
     return {old.x + z.x, old.y + z.y};
   }
-
-  static __device__ float Silu(float z) { return z / (1.0f + __expf(-z)); }
 
   static __device__ void Write(Y* to, float2 value) {
     if constexpr (std::is_same_v<Y, float>) {

@@ -20,6 +20,7 @@
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear/tensor_args.h"
 #include "kernels/cuda/linear/tensor_consumer.cuh"
+#include "kernels/cuda/linear/tensor_launch.h"
 #include "kernels/cuda/linear/tensor_map.h"
 #include "kernels/cuda/linear/tensor_producer.cuh"
 #include "kernels/cuda/linear/tensor_shared.cuh"
@@ -94,52 +95,10 @@ Kernel KernelFor(const LinearParams& p, int padded_tokens) {
   }
 }
 
-int DeviceAttribute(cudaDeviceAttr attribute, int device) {
-  int value = 0;
-  CheckCuda(cudaDeviceGetAttribute(&value, attribute, device), kOp, "device attribute");
-  return value;
-}
-
-// A launch's configuration and what it points to.
-struct Launch {
-  Launch(int grid, int cluster, int shared_bytes) {
-    config.gridDim = dim3(grid);
-    config.blockDim = dim3(kTensorThreads);
-    config.dynamicSmemBytes = shared_bytes;
-    config.attrs = attributes;
-    if (cluster == 1) return;
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = cluster;
-    attribute.val.clusterDim.y = 1;
-    attribute.val.clusterDim.z = 1;
-  }
-  Launch(const Launch&) = delete;
-  Launch& operator=(const Launch&) = delete;
-
-  void AllowProgrammatic() {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-  }
-
-  cudaLaunchConfig_t config = {};
-  cudaLaunchAttribute attributes[2];
-};
-
-// Loads a kernel, which would otherwise happen in the first launch of its width, in the middle of
-// serving; and lets it have all the shared memory of an SM.
-void Prepare(Kernel kernel) {
-  cudaFuncAttributes attributes;
-  CheckCuda(cudaFuncGetAttributes(&attributes, kernel), kOp, "loading");
-  CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 TensorSharedBytes(1)),
-            kOp, "shared memory");
-}
-
 template <LinearEpilogue kEpilogue, typename Y, int... kCounts>
 void PrepareWidths(std::integer_sequence<int, kCounts...>) {
-  (Prepare(TensorLinearKernel<kCounts, kEpilogue, Y>), ...);
+  (PrepareKernel(kOp, reinterpret_cast<const void*>(TensorLinearKernel<kCounts, kEpilogue, Y>)),
+   ...);
 }
 
 void PrepareKernels() {
@@ -153,14 +112,15 @@ void PrepareKernels() {
 // the kernels are prepared.
 TensorDevice ReadDevice(int device) {
   TensorDevice limits;
-  limits.num_sms = DeviceAttribute(cudaDevAttrMultiProcessorCount, device);
+  limits.num_sms = DeviceAttribute(kOp, cudaDevAttrMultiProcessorCount, device);
   const Kernel kernel = TensorLinearKernel<8, LinearEpilogue::kStore, float>;
   for (int ctas_per_sm : {1, 2}) {
     for (int shift = 0; 1 << shift <= kTensorMaxCluster; ++shift) {
       int& clusters = limits.clusters[shift][ctas_per_sm - 1];
       clusters = limits.num_sms * ctas_per_sm;
       if (shift == 0) continue;
-      const Launch launch(1 << shift, 1 << shift, TensorSharedBytes(ctas_per_sm));
+      const ClusterLaunch launch(1 << shift, 1 << shift, kTensorThreads,
+                                 TensorSharedBytes(ctas_per_sm));
       CheckCuda(cudaOccupancyMaxActiveClusters(&clusters, kernel, &launch.config), kOp,
                 "clusters that fit");
     }
@@ -179,60 +139,19 @@ const TensorDevice& PreparedDevice(int device) {
   return known.emplace(device, ReadDevice(device)).first->second;
 }
 
-bool IsGated(const LinearParams& p) { return p.epilogue == LinearEpilogue::kSiluAndMul; }
-
-bool TakesShape(const LinearParams& p) {
-  return p.tokens >= 1 && p.tokens <= kMaxTensorTokens && p.num_outputs > 0 &&
-         p.num_outputs % (IsGated(p) ? 16 : 8) == 0 && p.num_inputs > 0 && p.num_inputs % 8 == 0;
-}
-
-int OutputWidth(const LinearParams& p) { return IsGated(p) ? p.num_outputs / 2 : p.num_outputs; }
-
-int64_t XStride(const LinearParams& p) { return p.x_stride == 0 ? p.num_inputs : p.x_stride; }
-
-void CheckAligned(const void* pointer, const char* operand) {
-  Check(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, kOp, operand,
-        "16-byte aligned; address modulo 16",
-        static_cast<double>(reinterpret_cast<uintptr_t>(pointer) % 16));
-}
-
-void CheckParams(const LinearParams& p) {
-  Check(p.x && p.weight && p.y, kOp, "x, weight, y", "given; null operands",
-        !p.x + !p.weight + !p.y);
-  Check(p.tokens >= 1 && p.tokens <= kMaxTensorTokens, kOp, "tokens", "1..128", p.tokens);
-  Check(p.num_outputs > 0 && p.num_outputs % (IsGated(p) ? 16 : 8) == 0, kOp, "num_outputs",
-        IsGated(p) ? "a positive multiple of 16" : "a positive multiple of 8", p.num_outputs);
-  Check(p.num_inputs > 0 && p.num_inputs % 8 == 0, kOp, "num_inputs", "a positive multiple of 8",
-        p.num_inputs);
-  Check(p.x_stride == 0 || (p.x_stride >= p.num_inputs && p.x_stride % 8 == 0), kOp, "x_stride",
-        "0, or a multiple of 8 no less than num_inputs", static_cast<double>(p.x_stride));
-  Check(p.y_stride == 0 || (p.y_stride >= OutputWidth(p) && p.y_stride % 8 == 0), kOp, "y_stride",
-        "0, or a multiple of 8 no less than y's width", static_cast<double>(p.y_stride));
-  const bool is_float = p.y_dtype == DType::kFloat32;
-  const bool accumulates = p.epilogue == LinearEpilogue::kAccumulate;
-  Check(is_float ? !IsGated(p) : p.y_dtype == DType::kBFloat16 && !accumulates, kOp, "y_dtype",
-        "bfloat16 (kStore, kSiluAndMul) or float32 (kStore, kAccumulate)",
-        static_cast<double>(p.y_dtype));
-  Check(!p.norm.squares && !p.next_norm.weight, kOp, "norm, next_norm",
-        "null: SkinnyLinear alone takes them; tokens", p.tokens);
-  CheckAligned(p.x, "x");
-  CheckAligned(p.weight, "weight");
-  CheckAligned(p.bias, "bias");
-  CheckAligned(p.y, "y");
-}
-
 TensorArgs MakeArgs(const LinearParams& p, const TensorLinearSplit& split, const TensorShape& shape,
                     const TensorLayout& layout) {
   TensorArgs args;
   // A line of 256 bytes is two neighbouring steps of a row: the other one is wanted next.
   constexpr CUtensorMapL2promotion kPromotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
-  args.weight = IsGated(p) ? InterleavedHalvesMap(p.weight, p.num_inputs, p.num_outputs / 2)
-                           : MatrixMap(p.weight, p.num_inputs, p.num_outputs, p.num_inputs,
-                                       kTensorTileRows, kPromotion);
+  args.weight =
+      IsGated(p) ? InterleavedHalvesMap(p.weight, p.num_inputs, p.num_outputs / 2, kTensorTileRows)
+                 : MatrixMap(p.weight, p.num_inputs, p.num_outputs, p.num_inputs, kTensorTileRows,
+                             kPromotion);
   args.x = MatrixMap(p.x, p.num_inputs, p.tokens, XStride(p), shape.tokens, kPromotion);
   args.bias = p.bias;
   args.y = p.y;
-  args.y_stride = p.y_stride == 0 ? OutputWidth(p) : p.y_stride;
+  args.y_stride = YStride(p);
   args.tokens = p.tokens;
   args.num_outputs = p.num_outputs;
   args.full_tiles = shape.tiles / layout.clusters;
@@ -247,19 +166,15 @@ TensorArgs MakeArgs(const LinearParams& p, const TensorLinearSplit& split, const
   return args;
 }
 
-bool IsHopper(int device) {
-  return DeviceAttribute(cudaDevAttrComputeCapabilityMajor, device) == 9;
-}
-
 }  // namespace
 
 std::vector<TensorLinearSplit> TensorLinearSplits(const LinearParams& params, int device) {
-  if (!IsHopper(device) || !TakesShape(params)) return {};
+  if (!IsHopper(kOp, device) || !TakesShape(params, kMaxTensorTokens)) return {};
   return RankedSplits(TensorShape(params), PreparedDevice(device));
 }
 
 bool TensorLinearTakes(const LinearParams& params, const TensorLinearSplit& split, int device) {
-  return IsHopper(device) && TakesShape(params) &&
+  return IsHopper(kOp, device) && TakesShape(params, kMaxTensorTokens) &&
          LayOut(TensorShape(params), split, PreparedDevice(device)).has_value();
 }
 
@@ -267,15 +182,16 @@ void TensorLinear(const LinearParams& params, const TensorLinearSplit& split,
                   const Stream& stream) {
   Check(stream.device().type == DeviceType::kCuda, kOp, "stream", "a GPU's, device type", -1);
   const int device = stream.device().index;
-  Check(IsHopper(device), kOp, "device", "of compute capability 9.x, ordinal", device);
-  CheckParams(params);
+  Check(IsHopper(kOp, device), kOp, "device", "of compute capability 9.x, ordinal", device);
+  CheckTensorParams(kOp, params, kMaxTensorTokens);
   const TensorShape shape(params);
   const std::optional<TensorLayout> layout = LayOut(shape, split, PreparedDevice(device));
   Check(layout.has_value(), kOp, "split", "one that fits; CTAs in a cluster", split.cluster);
 
   const TensorArgs args = MakeArgs(params, split, shape, *layout);
   const Kernel kernel = KernelFor(params, shape.tokens);
-  Launch launch(layout->clusters * split.cluster, split.cluster, layout->bytes);
+  ClusterLaunch launch(layout->clusters * split.cluster, split.cluster, kTensorThreads,
+                       layout->bytes);
   launch.config.stream = stream.cuda_stream();
   if (params.programmatic_launch) launch.AllowProgrammatic();
   CheckCuda(cudaLaunchKernelEx(&launch.config, kernel, args), kOp, "launch");

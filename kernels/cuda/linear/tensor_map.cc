@@ -60,12 +60,13 @@ CUtensorMap MatrixMap(const __nv_bfloat16* data, int columns, int rows, int64_t 
   return Encode<2>(data, extents, strides, box, promotion);
 }
 
-CUtensorMap InterleavedHalvesMap(const __nv_bfloat16* data, int columns, int half_rows) {
+CUtensorMap InterleavedHalvesMap(const __nv_bfloat16* data, int columns, int half_rows,
+                                 int box_rows) {
   const cuuint64_t row_bytes = static_cast<cuuint64_t>(columns) * sizeof(__nv_bfloat16);
   const cuuint64_t half = half_rows;
   const cuuint64_t extents[] = {static_cast<cuuint64_t>(columns), 8, 2, half / 8};
   const cuuint64_t strides[] = {row_bytes, half * row_bytes, 8 * row_bytes};
-  const cuuint32_t box[] = {kBoxColumns, 8, 2, 8};
+  const cuuint32_t box[] = {kBoxColumns, 8, 2, static_cast<cuuint32_t>(box_rows) / 16};
   return Encode<4>(data, extents, strides, box, CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
 }
 

@@ -20,10 +20,11 @@ CUtensorMap MatrixMap(const __nv_bfloat16* data, int columns, int rows, int64_t 
                       int box_rows, CUtensorMapL2promotion promotion);
 
 // Of a contiguous matrix [2 * half_rows, columns] whose halves belong together row by row. A box at
-// (column, 0, 0, group) has 64 columns of 128 rows: 8 rows of the first half from 8 * group on,
-// the same 8 of the second half, the next 8 of the first, and so on. REQUIRES: half_rows and
-// columns multiples of 8.
-CUtensorMap InterleavedHalvesMap(const __nv_bfloat16* data, int columns, int half_rows);
+// (column, 0, 0, group) has 64 columns of box_rows rows: 8 rows of the first half from 8 * group
+// on, the same 8 of the second half, the next 8 of the first, and so on. REQUIRES: half_rows and
+// columns multiples of 8, box_rows of 16.
+CUtensorMap InterleavedHalvesMap(const __nv_bfloat16* data, int columns, int half_rows,
+                                 int box_rows);
 
 }  // namespace parallax::kernels::cuda
 

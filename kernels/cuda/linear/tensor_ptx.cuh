@@ -1,5 +1,5 @@
-// The PTX instructions of TensorLinear that ptx/ptx_sm90.cuh does not have: tensor copies,
-// arrivals at a barrier of another CTA, loads from shared memory.
+// The PTX instructions of TensorLinear and TileLinear that ptx/ptx_sm90.cuh does not have: tensor
+// copies, arrivals at a barrier of another CTA, loads and stores of shared memory, additions.
 //
 // Thread safety: device code.
 #ifndef PARALLAX_KERNELS_CUDA_LINEAR_TENSOR_PTX_CUH_
@@ -47,6 +47,36 @@ __device__ inline void CopyGroupBox(uint32_t destination, const CUtensorMap& map
       : "memory");
 }
 
+// Without a policy of L2.
+__device__ inline void CopyGroupBox(uint32_t destination, const CUtensorMap& map, int column,
+                                    int group, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3, %3, %4}], [%5];" ::"r"(destination),
+      "l"(&map), "r"(column), "r"(0), "r"(group), "r"(barrier)
+      : "memory");
+}
+
+// The box to the same place of all CTAs of the cluster whose rank's bit is set in `ranks`; it
+// counts on the barrier in the same place of each.
+__device__ inline void CopyBoxToMany(uint32_t destination, const CUtensorMap& map, int column,
+                                     int row, uint32_t barrier, uint16_t ranks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(destination),
+      "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(ranks)
+      : "memory");
+}
+
+__device__ inline void CopyGroupBoxToMany(uint32_t destination, const CUtensorMap& map, int column,
+                                          int group, uint32_t barrier, uint16_t ranks) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3, %3, %4}], [%5], %6;" ::"r"(destination),
+      "l"(&map), "r"(column), "r"(0), "r"(group), "r"(barrier), "h"(ranks)
+      : "memory");
+}
+
 // At a barrier of any CTA of the cluster (an address of RemoteAddress), to let peers overwrite what
 // this CTA has read from its own shared memory. The release of CTA scope, which is the default:
 // at cluster scope it would also wait for this thread's stores to global memory.
@@ -62,6 +92,26 @@ __device__ inline float4 LoadShared(uint32_t address) {
                : "r"(address)
                : "memory");
   return value;
+}
+
+// Two numbers to memory that others do not write, without waiting for what is there.
+__device__ inline void AddToGlobal(float* address, float2 value) {
+  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(address), "f"(value.x), "f"(value.y)
+               : "memory");
+}
+
+// 8x8 matrices of 16-bit elements, transposed on their way: lane l gives the address of column l %
+// 8 of matrix l / 8.
+__device__ inline void StoreMatrixTransposed(uint32_t address, uint32_t matrix) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%0], {%1};" ::"r"(address),
+               "r"(matrix)
+               : "memory");
+}
+
+__device__ inline void StoreMatricesTransposed(uint32_t address, uint32_t first, uint32_t second) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address),
+               "r"(first), "r"(second)
+               : "memory");
 }
 
 }  // namespace parallax::kernels::cuda

@@ -115,6 +115,18 @@ __device__ inline uint32_t ClusterRank() {
   return rank;
 }
 
+// Registers of each thread of a warpgroup, all of whose warps call it: gives some back, or waits
+// until the multiprocessor has so many. REQUIRES: a kernel with launch bounds.
+template <int kRegisters>
+__device__ inline void ShrinkRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+template <int kRegisters>
+__device__ inline void GrowRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
 }  // namespace parallax::kernels::cuda
 
 #endif  // PARALLAX_KERNELS_CUDA_PTX_PTX_SM90_CUH_

@@ -1,0 +1,55 @@
+// What TensorLinear and TileLinear do alike on the host: checks of a layer, launches in clusters.
+//
+// Thread safety: any thread. Errors: KernelError, in the name of `op`.
+#ifndef PARALLAX_KERNELS_CUDA_LINEAR_TENSOR_LAUNCH_H_
+#define PARALLAX_KERNELS_CUDA_LINEAR_TENSOR_LAUNCH_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <string_view>
+
+#include "kernels/cuda/linear.h"
+
+namespace parallax::kernels::cuda {
+
+int DeviceAttribute(std::string_view op, cudaDeviceAttr attribute, int device);
+bool IsHopper(std::string_view op, int device);
+
+inline bool IsGated(const LinearParams& p) { return p.epilogue == LinearEpilogue::kSiluAndMul; }
+
+inline int OutputWidth(const LinearParams& p) {
+  return IsGated(p) ? p.num_outputs / 2 : p.num_outputs;
+}
+inline int64_t XStride(const LinearParams& p) {
+  return p.x_stride == 0 ? p.num_inputs : p.x_stride;
+}
+inline int64_t YStride(const LinearParams& p) {
+  return p.y_stride == 0 ? OutputWidth(p) : p.y_stride;
+}
+
+// 1..max_tokens tokens, and numbers of outputs and inputs that tensor copies take.
+bool TakesShape(const LinearParams& params, int max_tokens);
+
+// Throws where that is not so, or strides, types or addresses are not what tensor copies take.
+void CheckTensorParams(std::string_view op, const LinearParams& params, int max_tokens);
+
+// A launch's configuration and what it points to.
+struct ClusterLaunch {
+  ClusterLaunch(int grid, int cluster, int threads, int shared_bytes);
+  ClusterLaunch(const ClusterLaunch&) = delete;
+  ClusterLaunch& operator=(const ClusterLaunch&) = delete;
+
+  void AllowProgrammatic();
+
+  cudaLaunchConfig_t config = {};
+  cudaLaunchAttribute attributes[2];
+};
+
+// Loads a kernel, which would otherwise happen in its first launch, in the middle of serving; and
+// lets it have all the shared memory of an SM.
+void PrepareKernel(std::string_view op, const void* kernel);
+
+}  // namespace parallax::kernels::cuda
+
+#endif  // PARALLAX_KERNELS_CUDA_LINEAR_TENSOR_LAUNCH_H_

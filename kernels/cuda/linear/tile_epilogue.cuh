@@ -1,0 +1,177 @@
+// From the sums of products to y, for TileLinear.
+//
+// Of 8 tokens a warp has 16 rows as the instruction leaves them: lane (g, t) = (lane / 4, lane % 4)
+// rows g and g + 8 of tokens 2t and 2t + 1. As float32 they go to y in pieces of 32 bytes, two
+// lanes having exchanged halves. What is rounded to bf16 is transposed in shared memory on its way,
+// 64 tokens at a time, so that whole lines of y are written.
+//
+// Thread safety: device code; run by all threads of a warpgroup together.
+#ifndef PARALLAX_KERNELS_CUDA_LINEAR_TILE_EPILOGUE_CUH_
+#define PARALLAX_KERNELS_CUDA_LINEAR_TILE_EPILOGUE_CUH_
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/linear/tensor_epilogue.cuh"
+#include "kernels/cuda/linear/tensor_ptx.cuh"
+#include "kernels/cuda/linear/tile_shared.cuh"
+#include "kernels/cuda/ptx/ptx.cuh"
+
+namespace parallax::kernels::cuda {
+
+// The groups of 8 tokens, of a tile, that are to be stored.
+struct TileSums {
+  int first;
+  int last;  // not one of them
+};
+
+// A barrier of the warpgroup's 128 threads.
+__device__ inline void SyncWarpgroup(int warpgroup) {
+  asm volatile("bar.sync %0, 128;" ::"r"(1 + warpgroup) : "memory");
+}
+
+template <int kWarpgroups, int kTokens, TileOutput kOutput>
+class TileEpilogue {
+ public:
+  // Whether it uses the shared memory that it is given.
+  static constexpr bool kStages = kOutput != TileOutput::kFloat32;
+
+  __device__ TileEpilogue(const TileArgs& args, const TilePlace& place, int warp)
+      : args_(args),
+        first_token_(place.first_token),
+        warp_(warp),
+        width_(kGated ? args.num_outputs / 2 : args.num_outputs),
+        first_output_((place.row_tile * kWarpgroups + warp / 4) * kOutputs) {
+    // Gated blocks of 16 rows hold 8 outputs: their gates in rows 0..7, their ups in rows 8..15.
+    const int output = first_output_ + warp % 4 * (kOutputs / 4) + lane() / 4;
+    const int second = kGated ? width_ + output : output + 8;
+    if (args.bias == nullptr || output >= width_) return;
+    bias_ = __bfloat162float(args.bias[output]);
+    if (second < args.num_outputs) second_bias_ = __bfloat162float(args.bias[second]);
+  }
+
+  // `staging`: 8 KB of shared memory that nobody but this warpgroup reads or writes.
+  __device__ void Store(const float (&sums)[kTokens / 2], const TileSums& range,
+                        uint32_t staging) const {
+    if constexpr (kStages) {
+      StoreStaged(sums, range, staging);
+    } else {
+      StoreFloats(sums, range);
+    }
+  }
+
+ private:
+  static constexpr bool kGated = kOutput == TileOutput::kSiluAndMul;
+  static constexpr int kGroups = kTokens / 8;
+  static constexpr int kOutputs = kTileWarpgroupRows / (kGated ? 2 : 1);  // of a warpgroup
+
+  static constexpr int kPassGroups = 8;
+  static constexpr int kPassTokens = 8 * kPassGroups;
+  static constexpr int kRowBytes = kOutputs * sizeof(__nv_bfloat16);  // of a token
+  static constexpr int kChunks = kRowBytes / 16;
+  static_assert(kPassTokens * kRowBytes <= kTileMinSumBytes);
+
+  static __device__ int lane() { return threadIdx.x % 32; }
+
+  __device__ void StoreFloats(const float (&sums)[kTokens / 2], const TileSums& range) const {
+    const int g = lane() / 4;
+    const bool upper = g % 2 == 1;  // of its two tokens, the lane stores the second
+    const int token = first_token_ + 2 * (lane() % 4) + (upper ? 1 : 0);
+    const int output = first_output_ + warp_ % 4 * 16 + (g & ~1);
+    float* const y = static_cast<float*>(args_.y) + token * args_.y_stride + output;
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      if (group < range.first || group >= range.last) continue;
+      const float2 first =
+          ExchangeRows(upper, sums[4 * group] + bias_, sums[4 * group + 1] + bias_);
+      const float2 second = ExchangeRows(upper, sums[4 * group + 2] + second_bias_,
+                                         sums[4 * group + 3] + second_bias_);
+      if (token + 8 * group >= args_.tokens) continue;
+      // num_outputs comes in eights: two neighbours are both there, or neither.
+      float* const to = y + 8 * group * args_.y_stride;
+      if (output < width_) Write(to, first);
+      if (output + 8 < width_) Write(to + 8, second);
+    }
+  }
+
+  __device__ void Write(float* to, float2 value) const {
+    if (args_.adds) {
+      AddToGlobal(to, value);
+    } else {
+      *reinterpret_cast<float2*>(to) = value;
+    }
+  }
+
+  __device__ void StoreStaged(const float (&sums)[kTokens / 2], const TileSums& range,
+                              uint32_t staging) const {
+#pragma unroll
+    for (int pass = 0; pass < kGroups; pass += kPassGroups) {
+      if (pass >= range.last || pass + kPassGroups <= range.first) continue;
+      // Who reads the place, be it products or the pass before, is done with it.
+      SyncWarpgroup(warp_ / 4);
+#pragma unroll
+      for (int i = 0; i < kPassGroups; ++i) {
+        const int group = pass + i;
+        if (group >= kGroups) break;
+        if (group >= range.first && group < range.last) Stage(sums, group, staging, i);
+      }
+      SyncWarpgroup(warp_ / 4);
+      WriteRows(pass, range, staging);
+    }
+  }
+
+  // Where 8 outputs of a token of the pass are kept: rows are rotated, so that neither 8 tokens of
+  // the same outputs nor all outputs of a token meet in a bank.
+  static __device__ uint32_t ChunkAt(uint32_t staging, int row, int chunk) {
+    const int rotated = kGated ? chunk ^ (row / 2 % 4) : chunk ^ (row % 8);
+    return staging + row * kRowBytes + rotated * 16;
+  }
+
+  // Group i of the pass.
+  __device__ void Stage(const float (&sums)[kTokens / 2], int group, uint32_t staging,
+                        int i) const {
+    const float* const z = &sums[4 * group];
+    const int row = 8 * i + lane() % 8;
+    const int block = warp_ % 4;
+    if constexpr (kGated) {
+      const float first = Silu(z[0] + bias_) * (z[2] + second_bias_);
+      const float second = Silu(z[1] + bias_) * (z[3] + second_bias_);
+      StoreMatrixTransposed(ChunkAt(staging, row, block), PackBFloat16(first, second));
+    } else {
+      StoreMatricesTransposed(ChunkAt(staging, row, 2 * block + lane() / 8 % 2),
+                              PackBFloat16(z[0] + bias_, z[1] + bias_),
+                              PackBFloat16(z[2] + second_bias_, z[3] + second_bias_));
+    }
+  }
+
+  // Of a pass, by the warpgroup: neighbouring threads write neighbouring 16 bytes of a token.
+  __device__ void WriteRows(int pass, const TileSums& range, uint32_t staging) const {
+    const int thread = threadIdx.x % 128;
+    const int chunk = thread % kChunks;
+    const int output = first_output_ + 8 * chunk;
+    __nv_bfloat16* const y = static_cast<__nv_bfloat16*>(args_.y) + output;
+#pragma unroll
+    for (int i = 0; i < kPassTokens * kChunks / 128; ++i) {
+      const int row = thread / kChunks + i * (128 / kChunks);
+      const int group = pass + row / 8;
+      const int token = first_token_ + 8 * pass + row;
+      const bool stored = group >= range.first && group < range.last;
+      if (!stored || token >= args_.tokens || output >= width_) continue;
+      *reinterpret_cast<float4*>(y + token * args_.y_stride) =
+          LoadShared(ChunkAt(staging, row, chunk));
+    }
+  }
+
+  const TileArgs& args_;
+  const int first_token_;
+  const int warp_;
+  const int width_;         // of y
+  const int first_output_;  // of the warpgroup
+  float bias_ = 0.0f;       // of the lane's rows
+  float second_bias_ = 0.0f;
+};
+
+}  // namespace parallax::kernels::cuda
+
+#endif  // PARALLAX_KERNELS_CUDA_LINEAR_TILE_EPILOGUE_CUH_

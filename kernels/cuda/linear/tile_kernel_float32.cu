@@ -1,0 +1,7 @@
+#include "kernels/cuda/linear/tile_kernel.cuh"
+
+namespace parallax::kernels::cuda {
+
+template TileKernel TileKernelFor<TileOutput::kFloat32>(int, int);
+
+}  // namespace parallax::kernels::cuda

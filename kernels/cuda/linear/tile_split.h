@@ -1,0 +1,81 @@
+// How TileLinear lays a layer out on a GPU: tiles, clusters, the ring in shared memory. Plain
+// arithmetic on the host; the kernel is in tile_kernel.cuh.
+//
+// A tile is 128 or 192 rows of W (with kSiluAndMul half gates, half their ups) by one of equal
+// parts of the tokens. Cut once more, its inputs are divided among CTAs of a cluster, in steps of
+// 64: one stage of a CTA's ring.
+//
+// Thread safety: pure functions.
+#ifndef PARALLAX_KERNELS_CUDA_LINEAR_TILE_SPLIT_H_
+#define PARALLAX_KERNELS_CUDA_LINEAR_TILE_SPLIT_H_
+
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear/tensor_split.h"
+
+namespace parallax::kernels::cuda {
+
+inline constexpr int kTileMaxStages = 8;
+inline constexpr int kTileMaxCluster = 8;
+inline constexpr int kTileMaxInputParts = 4;
+inline constexpr int kTileMaxSharers = 2;
+inline constexpr int kTileMinWarpgroups = 2;
+inline constexpr int kTileMaxWarpgroups = 3;
+inline constexpr int kTileWarpgroupRows = 64;
+
+// The columns that the kernel's products may have. A tile's tokens are copied as they are; the
+// columns beyond them are multiplied for nothing.
+using TileWidths = std::integer_sequence<int, 64, 96, 128, 160, 192, 224, 240, 256>;
+inline constexpr int kTileMaxWidth = 256;
+
+struct TileShape {
+  explicit TileShape(const LinearParams& params);
+
+  int tokens;
+  int rows;   // of W
+  int steps;  // of inputs
+};
+
+struct TileDevice {
+  // The clusters of 1 to 8 CTAs, one an SM, that run at once; [0] is not used.
+  int clusters[kTileMaxCluster + 1] = {};
+};
+
+// A CTA's dynamic shared memory is its ring, whose place the partial sums of other CTAs take once
+// it is done with, and barriers behind.
+struct TileLayout {
+  int width = 0;         // columns of a product
+  int tile_tokens = 0;   // a multiple of 8; the last tile may have fewer
+  int token_groups = 0;  // of token tiles that share weights
+  int groups = 0;        // of tiles: what a cluster takes at a time
+  int clusters = 0;
+  int stages = 0;
+  int sum_groups = 0;  // of 8 tokens, that one CTA adds up, at most
+  int barriers_offset = 0;
+  int bytes = 0;
+};
+
+// The part of a warpgroup in the place for partial sums, which also stages its outputs.
+constexpr int kTileMinSumBytes = 8192;
+constexpr int TileWarpgroupSumBytes(int input_parts, int sum_groups) {
+  const int bytes = 4 * (input_parts - 1) * sum_groups * 512;
+  return bytes > kTileMinSumBytes ? bytes : kTileMinSumBytes;
+}
+
+// Nothing where the split is malformed or does not fit.
+std::optional<TileLayout> LayOut(const TileShape& shape, const TileLinearSplit& split,
+                                 const TileDevice& device);
+
+// All that fit; the fastest by a rough model first.
+std::vector<TileLinearSplit> RankedSplits(const TileShape& shape, const TileDevice& device);
+
+// That model. REQUIRES: the split fits.
+double EstimatedNanoseconds(const TileShape& shape, const TileLinearSplit& split,
+                            const TileDevice& device);
+
+}  // namespace parallax::kernels::cuda
+
+#endif  // PARALLAX_KERNELS_CUDA_LINEAR_TILE_SPLIT_H_
