@@ -1,26 +1,32 @@
-// One decode step's linear layers of a model, chained through their activations in a CUDA graph:
-// SkinnyLinear, TensorLinear with the splits it expects to be fastest, the tuned plans of all
-// kernels, and cuBLASLt's tuned algorithms, in the same run, as fractions of a plain read of the
-// same bytes. One JSON line a case.
+// One step's linear layers of a model, chained through their activations in a CUDA graph:
+// SkinnyLinear, TensorLinear and TileLinear with the splits they expect to be fastest, the tuned
+// plans of all kernels, and cuBLASLt's tuned algorithms, in the same run, as fractions of a plain
+// read of the same bytes. One JSON line a case.
 //
 // All fuse SiLU into gate and up, but cuBLASLt: its "and silu" runs a kernel for it, and is what
 // the others are to be compared with; its "products alone" leaves it out, and so computes less.
 //
-//   linear_bench [--skinny] [--splits] [tokens ...]   default 1 2 4 8 16 32 64 128
+//   linear_bench [--skinny] [--splits] [--mixed] [--model=NAME] [tokens ...]
 //
-// --skinny leaves cuBLASLt, and so the tuned plans, out. --splits times every split of TensorLinear
-// on each of the model's layer shapes instead of the chain: microseconds a layer, of as many layers
-// as the model has.
+// Tokens are 1 2 4 8 16 32 64 128, unless given. --skinny leaves cuBLASLt, and so the tuned plans,
+// out. --mixed takes the layers as a step with a prompt's chunk has them: without the head, and o
+// and down add to a float32 residual. --splits times every split of TensorLinear, or of TileLinear
+// for more than 128 tokens and cuBLASLt beside it, on each of the model's layer shapes instead of
+// the chain: microseconds a layer, of as many layers as the model has.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <random>
+#include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "bench/kernels/cuda/launch_timer.h"
+#include "bench/kernels/cuda/linear_step.h"
 #include "bench/kernels/cuda/read_ceiling.h"
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/device_properties.h"
@@ -35,25 +41,9 @@ using kernels::cuda::LinearEpilogue;
 using kernels::cuda::LinearParams;
 using kernels::cuda::LinearPlans;
 using kernels::cuda::TensorLinearSplit;
+using kernels::cuda::TileLinearSplit;
 
 constexpr int kSamples = 20;
-constexpr int kMaxTokens = 1024;
-
-struct Model {
-  const char* name;
-  int hidden;
-  int mlp;
-  int layers;
-  int projected;  // outputs of q, r, k and v together
-  int attention;  // inputs of the output projection
-  int vocab;
-};
-
-constexpr Model kModels[] = {
-    {"0.6B", 1024, 3072, 28, 6144, 2048, 151936},
-    {"1.7B", 2048, 6144, 28, 6144, 2048, 151936},
-    {"8B", 4096, 12288, 36, 10240, 4096, 151936},
-};
 
 void* Allocate(size_t bytes) {
   void* data = nullptr;
@@ -76,50 +66,6 @@ char* AllocateRandom(size_t bytes) {
   }
   return data;
 }
-
-// The layers of one step in order, every one with weights of its own.
-class Step {
- public:
-  // Without `gated` the down projection reads the gate's half as it is: products alone.
-  Step(const Model& model, int tokens, bool gated, char* weights, char* activations)
-      : weights_(weights) {
-    char* const x = activations;
-    char* const y = x + kActivationBytes;
-    char* const logits = y + kActivationBytes;
-    for (int layer = 0; layer < model.layers; ++layer) {
-      Add(x, 0, model.projected, model.hidden, y, tokens);
-      Add(y, model.projected, model.hidden, model.attention, x, tokens);
-      Add(x, 0, 2 * model.mlp, model.hidden, y, tokens);
-      if (gated) params_.back().epilogue = LinearEpilogue::kSiluAndMul;
-      Add(y, gated ? 0 : 2 * model.mlp, model.hidden, model.mlp, x, tokens);
-    }
-    Add(x, 0, model.vocab, model.hidden, logits, tokens);
-    params_.back().y_dtype = DType::kFloat32;
-  }
-
-  static constexpr size_t kActivationBytes = size_t{kMaxTokens} * 2 * 12288 * 2;
-
-  std::vector<LinearParams>& params() { return params_; }
-  size_t weight_bytes() const { return used_; }
-
- private:
-  void Add(char* x, int64_t x_stride, int outputs, int inputs, char* y, int tokens) {
-    LinearParams params;
-    params.x = reinterpret_cast<__nv_bfloat16*>(x);
-    params.x_stride = x_stride;
-    params.weight = reinterpret_cast<__nv_bfloat16*>(weights_ + used_);
-    params.y = y;
-    params.tokens = tokens;
-    params.num_outputs = outputs;
-    params.num_inputs = inputs;
-    used_ += sizeof(__nv_bfloat16) * static_cast<size_t>(outputs) * inputs;
-    params_.push_back(params);
-  }
-
-  char* weights_;
-  size_t used_ = 0;
-  std::vector<LinearParams> params_;
-};
 
 void Report(const Model& model, int tokens, const char* kernel, double microseconds, size_t bytes,
             double ceiling) {
@@ -163,118 +109,219 @@ int ExpectedRank(const LinearParams& layer, const TensorLinearSplit& split) {
 
 const char* EpilogueName(const LinearParams& layer) {
   if (layer.epilogue == LinearEpilogue::kSiluAndMul) return "silu and mul";
+  if (layer.epilogue == LinearEpilogue::kAccumulate) return "residual";
   return layer.y_dtype == DType::kFloat32 ? "float32" : "bfloat16";
 }
 
-// Each split on all of the step's layers of one shape, behind one another.
-void TimeSplits(const Model& model, int tokens, Step& step, double ceiling) {
-  for (int kind = 0; kind < 5; ++kind) {
-    std::vector<LinearParams> layers;
-    if (kind == 4) {
-      layers.push_back(step.params().back());
-    } else {
-      for (int layer = 0; layer < model.layers; ++layer) {
-        layers.push_back(step.params()[4 * layer + kind]);
-      }
-    }
-    const LinearParams& shape = layers.front();
-    for (const TensorLinearSplit& split : AllSplits(shape)) {
-      const double microseconds =
-          MedianMicroseconds(1, kSamples,
-                             [&](const Stream& stream, int) {
-                               for (const LinearParams& layer : layers) {
-                                 kernels::cuda::TensorLinear(layer, split, stream);
-                               }
-                             }) /
-          static_cast<double>(layers.size());
-      const double bytes = 2.0 * shape.num_outputs * shape.num_inputs;
-      std::printf(
-          "{\"model\": \"%s\", \"tokens\": %d, \"outputs\": %d, \"inputs\": %d, \"y\": \"%s\", "
-          "\"cluster\": %d, \"ctas_per_sm\": %d, \"keep_x\": %s, "
-          "\"expected_rank\": %d, \"us\": %.2f, \"read_fraction\": %.3f}\n",
-          model.name, tokens, shape.num_outputs, shape.num_inputs, EpilogueName(shape),
-          split.cluster, split.ctas_per_sm, split.keep_x ? "true" : "false",
-          ExpectedRank(shape, split), microseconds,
-          bytes / microseconds * 1e6 / ceiling);
-      std::fflush(stdout);
-    }
+using Run = std::function<void(const LinearParams&, const Stream&)>;
+
+// Microseconds a layer, of layers behind one another.
+double TimeLayers(const std::vector<LinearParams>& layers, const Run& run) {
+  const auto launch = [&](const Stream& stream, int) {
+    for (const LinearParams& layer : layers) run(layer, stream);
+  };
+  return MedianMicroseconds(1, kSamples, launch) / static_cast<double>(layers.size());
+}
+
+void ReportSplit(const Model& model, const LinearParams& layer, const std::string& split,
+                 double microseconds, double ceiling) {
+  const double bytes = 2.0 * layer.num_outputs * layer.num_inputs;
+  std::printf(
+      "{\"model\": \"%s\", \"tokens\": %d, \"outputs\": %d, \"inputs\": %d, \"y\": \"%s\", %s, "
+      "\"us\": %.2f, \"tflops\": %.0f, \"read_fraction\": %.3f}\n",
+      model.name, layer.tokens, layer.num_outputs, layer.num_inputs, EpilogueName(layer),
+      split.c_str(), microseconds, bytes * layer.tokens / microseconds / 1e6,
+      bytes / microseconds * 1e6 / ceiling);
+  std::fflush(stdout);
+}
+
+void TimeTensorSplits(const Model& model, const std::vector<LinearParams>& layers, double ceiling) {
+  for (const TensorLinearSplit& split : AllSplits(layers.front())) {
+    const double microseconds =
+        TimeLayers(layers, [&](const LinearParams& layer, const Stream& stream) {
+          kernels::cuda::TensorLinear(layer, split, stream);
+        });
+    const std::string name =
+        "\"cluster\": " + std::to_string(split.cluster) +
+        ", \"ctas_per_sm\": " + std::to_string(split.ctas_per_sm) +
+        ", \"keep_x\": " + (split.keep_x ? "true" : "false") +
+        ", \"expected_rank\": " + std::to_string(ExpectedRank(layers.front(), split));
+    ReportSplit(model, layers.front(), name, microseconds, ceiling);
   }
+}
+
+void TimeTileSplits(const Model& model, const std::vector<LinearParams>& layers, double ceiling) {
+  int rank = 0;
+  for (const TileLinearSplit& split : kernels::cuda::TileLinearSplits(layers.front(), 0)) {
+    const double microseconds =
+        TimeLayers(layers, [&](const LinearParams& layer, const Stream& stream) {
+          kernels::cuda::TileLinear(layer, split, stream);
+        });
+    const std::string name = "\"warpgroups\": " + std::to_string(split.warpgroups) +
+                             ", \"token_tiles\": " + std::to_string(split.token_tiles) +
+                             ", \"input_parts\": " + std::to_string(split.input_parts) +
+                             ", \"sharers\": " + std::to_string(split.sharers) +
+                             ", \"expected_rank\": " + std::to_string(rank++);
+    ReportSplit(model, layers.front(), name, microseconds, ceiling);
+  }
+}
+
+// The step's layers by shape: q, r, k and v; o; gate and up; down; the head, where there is one.
+std::vector<std::vector<LinearParams>> ByShape(const Model& model, Step& step) {
+  std::vector<std::vector<LinearParams>> shapes(4);
+  for (int i = 0; i < 4 * model.layers; ++i) shapes[i % 4].push_back(step.params()[i]);
+  if (step.params().size() > size_t{4} * model.layers) shapes.push_back({step.params().back()});
+  return shapes;
 }
 
 struct Options {
   std::vector<int> token_counts;
+  std::string model;  // empty: all
   bool with_cublaslt = true;
   bool splits = false;
+  bool mixed = false;
 };
 
-int Main(const Options& options) {
-  kernels::cuda::DeviceProperties device = kernels::cuda::ReadDeviceProperties(0);
-  // cuBLASLt for any number of tokens, as on a GPU that SkinnyLinear does not know.
-  kernels::cuda::DeviceProperties plain = device;
-  plain.compute_capability = 80;
-  LinearPlans skinny(device);  // never tuned
-  LinearPlans tuned(device);
-  LinearPlans cublaslt(plain);
-  char* const weights = AllocateRandom(size_t{18} << 30);
-  char* const activations =
-      static_cast<char*>(Allocate(2 * Step::kActivationBytes + size_t{kMaxTokens} * 151936 * 4));
-  const size_t workspace_bytes = LinearPlans::WorkspaceBytes(kMaxTokens, 2 * 12288);
-  const std::span<std::byte> workspace(static_cast<std::byte*>(Allocate(workspace_bytes)),
-                                       workspace_bytes);
-  const double ceiling = ReadBytesPerSecond(weights, size_t{6} << 30);
-  std::printf("{\"device\": \"%s\", \"read_tb_per_s\": %.3f}\n", device.name.c_str(),
-              ceiling / 1e12);
-  cudaStream_t tuning;
-  kernels::cuda::CheckCuda(cudaStreamCreateWithFlags(&tuning, cudaStreamNonBlocking),
-                           "linear_bench", "stream");
-  for (const Model& model : kModels) {
-    for (const int tokens : options.token_counts) {
-      Step step(model, tokens, true, weights, activations);
-      for (LinearParams& params : step.params()) params.programmatic_launch = true;
-      if (options.splits) {
-        if (tokens <= kernels::cuda::kMaxTensorTokens) TimeSplits(model, tokens, step, ceiling);
-        continue;
+class LinearBench {
+ public:
+  explicit LinearBench(const Options& options)
+      : options_(options),
+        device_(kernels::cuda::ReadDeviceProperties(0)),
+        weights_(AllocateRandom(size_t{18} << 30)),
+        // Random too: zeros would be multiplied at clocks that nothing else gets.
+        activations_(AllocateRandom(2 * Step::kActivationBytes +
+                                    size_t{kMaxTokens} * 151936 * sizeof(float))),
+        workspace_(static_cast<std::byte*>(Allocate(WorkspaceBytes())), WorkspaceBytes()),
+        ceiling_(ReadBytesPerSecond(weights_, size_t{6} << 30)),
+        skinny_(device_),
+        tuned_(device_),
+        cublaslt_(WithoutOwnKernels(device_)) {
+    std::printf("{\"device\": \"%s\", \"read_tb_per_s\": %.3f}\n", device_.name.c_str(),
+                ceiling_ / 1e12);
+    kernels::cuda::CheckCuda(cudaStreamCreateWithFlags(&tuning_, cudaStreamNonBlocking),
+                             "linear_bench", "stream");
+  }
+
+  void Run() {
+    for (const Model& model : kModels) {
+      if (!options_.model.empty() && options_.model != model.name) continue;
+      for (const int tokens : options_.token_counts) {
+        if (options_.splits) {
+          TimeSplits(model, tokens);
+        } else {
+          TimeChains(model, tokens);
+        }
       }
-      const auto time = [&](Step& timed, const char* kernel, const auto& run) {
-        const double microseconds = MedianMicroseconds(1, kSamples, [&](const Stream& stream, int) {
-          for (size_t i = 0; i < timed.params().size(); ++i) run(timed.params()[i], i, stream);
-        });
-        Report(model, tokens, kernel, microseconds, timed.weight_bytes(), ceiling);
-      };
-      const auto run_by = [&](LinearPlans& plans) {
-        return [&](const LinearParams& params, size_t, const Stream& stream) {
-          plans.Run(params, workspace, stream);
-        };
-      };
-      if (tokens <= kernels::cuda::kMaxSkinnyTokens) {
-        Step waiting(model, tokens, true, weights, activations);
-        time(waiting, "skinny", run_by(skinny));
-        time(step, "skinny, programmatic launch", run_by(skinny));
-      }
-      if (tokens <= kernels::cuda::kMaxTensorTokens) {
-        const std::vector<TensorLinearSplit> splits = ExpectedSplits(step.params());
-        time(step, "tensor, programmatic launch",
-             [&](const LinearParams& params, size_t i, const Stream& stream) {
-               kernels::cuda::TensorLinear(params, splits[i], stream);
-             });
-      }
-      if (!options.with_cublaslt) continue;
-      tuned.Tune(step.params(), workspace, Stream(0, tuning));
-      time(step, "plans, tuned, programmatic launch", run_by(tuned));
-      cublaslt.Tune(step.params(), workspace, Stream(0, tuning));
-      time(step, "cublaslt and silu, tuned", run_by(cublaslt));
-      Step products(model, tokens, false, weights, activations);
-      cublaslt.Tune(products.params(), workspace, Stream(0, tuning));
-      time(products, "cublaslt products alone, tuned", run_by(cublaslt));
     }
   }
-  return EXIT_SUCCESS;
-}
+
+ private:
+  static size_t WorkspaceBytes() { return LinearPlans::WorkspaceBytes(kMaxTokens, 2 * 12288); }
+
+  // cuBLASLt for any number of tokens, as on a GPU that the other kernels do not know.
+  static kernels::cuda::DeviceProperties WithoutOwnKernels(kernels::cuda::DeviceProperties device) {
+    device.compute_capability = 80;
+    return device;
+  }
+
+  Step MakeStep(const Model& model, int tokens, bool gated, bool early) const {
+    Step step(model, tokens, gated, options_.mixed, weights_, activations_);
+    for (LinearParams& params : step.params()) params.programmatic_launch = early;
+    return step;
+  }
+
+  void Tune(LinearPlans& plans, Step& step) {
+    plans.Tune(step.params(), workspace_, Stream(0, tuning_));
+  }
+
+  void TimeSplits(const Model& model, int tokens) {
+    Step step = MakeStep(model, tokens, true, true);
+    const bool few = tokens <= kernels::cuda::kMaxTensorTokens;
+    for (const std::vector<LinearParams>& layers : ByShape(model, step)) {
+      if (few) {
+        TimeTensorSplits(model, layers, ceiling_);
+        continue;
+      }
+      TimeTileSplits(model, layers, ceiling_);
+      if (!options_.with_cublaslt) continue;
+      cublaslt_.Tune(layers, workspace_, Stream(0, tuning_));
+      const double microseconds =
+          TimeLayers(layers, [&](const LinearParams& layer, const Stream& stream) {
+            cublaslt_.Run(layer, workspace_, stream);
+          });
+      ReportSplit(model, layers.front(), "\"cublaslt\": true", microseconds, ceiling_);
+    }
+  }
+
+  // `run` takes the layer's number too.
+  void TimeChain(const Model& model, Step& step, const char* kernel, const auto& run) {
+    const double microseconds = MedianMicroseconds(1, kSamples, [&](const Stream& stream, int) {
+      for (size_t i = 0; i < step.params().size(); ++i) run(step.params()[i], i, stream);
+    });
+    Report(model, step.params().front().tokens, kernel, microseconds, step.weight_bytes(),
+           ceiling_);
+  }
+
+  void TimePlans(const Model& model, Step& step, const char* kernel, LinearPlans& plans) {
+    TimeChain(model, step, kernel, [&](const LinearParams& params, size_t, const Stream& stream) {
+      plans.Run(params, workspace_, stream);
+    });
+  }
+
+  void TimeChains(const Model& model, int tokens) {
+    Step step = MakeStep(model, tokens, true, true);
+    TimeOwnKernels(model, tokens, step);
+    if (!options_.with_cublaslt) return;
+    Tune(tuned_, step);
+    TimePlans(model, step, "plans, tuned, programmatic launch", tuned_);
+    Tune(cublaslt_, step);
+    TimePlans(model, step, "cublaslt and silu, tuned", cublaslt_);
+    Step products = MakeStep(model, tokens, false, false);
+    Tune(cublaslt_, products);
+    TimePlans(model, products, "cublaslt products alone, tuned", cublaslt_);
+  }
+
+  void TimeOwnKernels(const Model& model, int tokens, Step& step) {
+    if (tokens <= kernels::cuda::kMaxSkinnyTokens && !options_.mixed) {
+      Step waiting = MakeStep(model, tokens, true, false);
+      TimePlans(model, waiting, "skinny", skinny_);
+      TimePlans(model, step, "skinny, programmatic launch", skinny_);
+    }
+    if (tokens <= kernels::cuda::kMaxTensorTokens) {
+      const std::vector<TensorLinearSplit> splits = ExpectedSplits(step.params());
+      TimeChain(model, step, "tensor, programmatic launch",
+                [&](const LinearParams& params, size_t i, const Stream& stream) {
+                  kernels::cuda::TensorLinear(params, splits[i], stream);
+                });
+      return;
+    }
+    std::vector<TileLinearSplit> splits;
+    for (const LinearParams& layer : step.params()) {
+      splits.push_back(kernels::cuda::TileLinearSplits(layer, 0).front());
+    }
+    TimeChain(model, step, "tile, programmatic launch",
+              [&](const LinearParams& params, size_t i, const Stream& stream) {
+                kernels::cuda::TileLinear(params, splits[i], stream);
+              });
+  }
+
+  const Options options_;
+  const kernels::cuda::DeviceProperties device_;
+  char* const weights_;
+  char* const activations_;
+  const std::span<std::byte> workspace_;
+  const double ceiling_;
+  LinearPlans skinny_;  // never tuned
+  LinearPlans tuned_;
+  LinearPlans cublaslt_;
+  cudaStream_t tuning_ = nullptr;
+};
 
 }  // namespace
 }  // namespace parallax::bench
 
 int main(int argc, char** argv) {
+  constexpr std::string_view kModelOption = "--model=";
   parallax::bench::Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string_view argument = argv[i];
@@ -282,10 +329,14 @@ int main(int argc, char** argv) {
       options.with_cublaslt = false;
     } else if (argument == "--splits") {
       options.splits = true;
+    } else if (argument == "--mixed") {
+      options.mixed = true;
+    } else if (argument.starts_with(kModelOption)) {
+      options.model = argument.substr(kModelOption.size());
     } else {
       options.token_counts.push_back(std::atoi(argv[i]));
     }
   }
   if (options.token_counts.empty()) options.token_counts = {1, 2, 4, 8, 16, 32, 64, 128};
-  return parallax::bench::Main(options);
+  parallax::bench::LinearBench(options).Run();
 }

@@ -40,12 +40,16 @@ class TileConsumer {
         MeetSums(sums, range);
         staging = WarpgroupSums(warp_ / 4);
       }
-      Epilogue(args_, part_.Place(args_, i), warp_).Store(sums, range, staging);
+      const Epilogue epilogue(args_, part_.Place(args_, i), warp_);
       if constexpr (Epilogue::kStages) {
+        epilogue.Store(sums, range, staging);
         FenceCopyEngine();
         __syncwarp();
+        Release();
+      } else {
+        Release();
+        epilogue.Store(sums, range, staging);
       }
-      Release();
     }
   }
 

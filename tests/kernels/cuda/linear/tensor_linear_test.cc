@@ -3,9 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <functional>
 #include <iostream>
 #include <random>
 #include <string>
@@ -13,6 +11,8 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/linear.h"
+#include "tests/kernels/cuda/linear/linear_chain.h"
+#include "tests/kernels/cuda/linear/linear_oracle.h"
 #include "tests/kernels/cuda/linear/linear_problem.h"
 #include "tests/kernels/cuda/row_ops/device_array.h"
 
@@ -21,97 +21,50 @@ namespace {
 
 constexpr LinearEpilogue kEpilogues[] = {LinearEpilogue::kStore, LinearEpilogue::kAccumulate,
                                          LinearEpilogue::kSiluAndMul};
-constexpr float kOld = 3.0f;
 
 std::string NameOf(const LinearParams& p, const TensorLinearSplit& split) {
-  return std::to_string(p.tokens) + " tokens, N " + std::to_string(p.num_outputs) + ", K " +
-         std::to_string(p.num_inputs) + ", epilogue " +
-         std::to_string(static_cast<int>(p.epilogue)) +
-         (p.y_dtype == DType::kFloat32 ? ", float32" : ", bfloat16") + ", cluster " +
-         std::to_string(split.cluster) + ", " + std::to_string(split.ctas_per_sm) + " an SM" +
-         (split.keep_x ? ", x kept" : "");
+  return NameOf(p) + ", cluster " + std::to_string(split.cluster) + ", " +
+         std::to_string(split.ctas_per_sm) + " an SM" + (split.keep_x ? ", x kept" : "");
 }
 
-std::vector<TensorLinearSplit> SplitsOf(const LinearProblem& problem) {
+std::vector<TensorLinearSplit> SplitsOf(const LinearParams& params) {
   std::vector<TensorLinearSplit> splits;
   for (int cluster : {1, 2, 4, 8}) {
     for (int ctas_per_sm : {1, 2}) {
       for (bool keep_x : {false, true}) {
         const TensorLinearSplit split{cluster, ctas_per_sm, keep_x};
-        if (TensorLinearTakes(problem.params, split, 0)) splits.push_back(split);
+        if (TensorLinearTakes(params, split, 0)) splits.push_back(split);
       }
     }
   }
   return splits;
 }
 
-// y as floats, [tokens + 2][stride]: the rows and columns that are not the layer's too.
-template <typename Y>
-std::vector<float> RunInto(LinearParams params, const TensorLinearSplit& split, float old) {
-  const size_t size = static_cast<size_t>(params.tokens + 2) * params.y_stride;
-  DeviceArray<Y> y(std::vector<Y>(size, static_cast<Y>(old)));
-  params.y = y.data();
-  TensorLinear(params, split, Stream(0, nullptr));
-  std::vector<float> values;
-  for (Y value : y.Read()) values.push_back(static_cast<float>(value));
-  return values;
+LinearFunction RunBy(const TensorLinearSplit& split) {
+  return [=](const LinearParams& params) { TensorLinear(params, split, Stream(0, nullptr)); };
 }
 
 std::vector<float> RunLayer(const LinearProblem& problem, const TensorLinearSplit& split,
                             int64_t y_stride) {
-  LinearParams params = problem.params;
-  params.y_stride = y_stride;
-  return params.y_dtype == DType::kFloat32 ? RunInto<float>(params, split, kOld)
-                                           : RunInto<__nv_bfloat16>(params, split, kOld);
+  return RunLayer(problem, RunBy(split), y_stride);
 }
 
-// Compares y of every column_step-th column; that nothing else was written, of all.
-class Oracle {
+class Oracle : public LinearOracle {
  public:
   explicit Oracle(const LinearProblem& problem, int column_step = 1)
-      : problem_(problem), column_step_(column_step) {
-    const bool adds = problem.params.epilogue == LinearEpilogue::kAccumulate;
-    for (int token = 0; token < problem.params.tokens; ++token) {
-      for (int column = 0; column < problem.width(); column += column_step) {
-        expected_.push_back(problem.Expected(token, column) + (adds ? kOld : 0.0));
-      }
-    }
-  }
+      : LinearOracle(problem, column_step), problem_(problem) {}
 
   void ExpectRight(const TensorLinearSplit& split, int y_padding = 0) const {
-    const LinearParams& p = problem_.params;
-    SCOPED_TRACE(NameOf(p, split));
-    const int width = problem_.width();
-    const int stride = width + y_padding;
-    const std::vector<float> y = RunLayer(problem_, split, stride);
-    // Sums of up to 12296 products in float32; or their rounding to bfloat16.
-    const double rounding = p.y_dtype == DType::kFloat32 ? 5e-5 : 0x1.04p-8;
-    int wrong = 0;
-    size_t next = 0;
-    for (int row = 0; row < p.tokens + 2; ++row) {
-      for (int column = 0; column < stride; ++column) {
-        const bool written = row < p.tokens && column < width;
-        if (written && column % column_step_ != 0) continue;
-        const double expected = written ? expected_[next++] : kOld;
-        const double limit = written ? 1e-4 + rounding * std::abs(expected) : 0.0;
-        const float value = y[static_cast<size_t>(row) * stride + column];
-        if (std::abs(value - expected) <= limit) continue;
-        if (++wrong > 5) continue;
-        ADD_FAILURE() << "token " << row << ", column " << column << ": " << value << ", not "
-                      << expected;
-      }
-    }
-    EXPECT_EQ(wrong, 0);
+    SCOPED_TRACE(NameOf(problem_.params, split));
+    LinearOracle::ExpectRight(RunBy(split), y_padding);
   }
 
   void ExpectEverySplitRight(int y_padding = 0) const {
-    for (const TensorLinearSplit& split : SplitsOf(problem_)) ExpectRight(split, y_padding);
+    for (const TensorLinearSplit& split : SplitsOf(problem_.params)) ExpectRight(split, y_padding);
   }
 
  private:
   const LinearProblem& problem_;
-  const int column_step_;
-  std::vector<double> expected_;
 };
 
 TEST(TensorLinearTest, EveryTokenCountEpilogueAndSplit) {
@@ -121,7 +74,7 @@ TEST(TensorLinearTest, EveryTokenCountEpilogueAndSplit) {
     for (LinearEpilogue epilogue : kEpilogues) {
       const int outputs = epilogue == LinearEpilogue::kSiluAndMul ? 336 : 328;
       LinearProblem problem(tokens, outputs, 584, epilogue, tokens);
-      EXPECT_GE(SplitsOf(problem).size(), 4u);
+      EXPECT_GE(SplitsOf(problem.params).size(), 4u);
       Oracle(problem).ExpectEverySplitRight(8);
     }
     LinearProblem rounded(tokens, 328, 584, LinearEpilogue::kStore, tokens + 1);
@@ -155,7 +108,7 @@ TEST(TensorLinearTest, ManyTilesACluster) {
   for (int tokens : {12, 33, 70, 128}) {
     for (LinearEpilogue epilogue : kEpilogues) {
       LinearProblem problem(tokens, 128 * 300 + 16, 512, epilogue, 4);
-      const std::vector<TensorLinearSplit> splits = SplitsOf(problem);
+      const std::vector<TensorLinearSplit> splits = SplitsOf(problem.params);
       const auto keeps_x = [](const TensorLinearSplit& split) { return split.keep_x; };
       EXPECT_TRUE(std::any_of(splits.begin(), splits.end(), keeps_x));
       Oracle(problem, 61).ExpectEverySplitRight();
@@ -166,7 +119,7 @@ TEST(TensorLinearTest, ManyTilesACluster) {
 TEST(TensorLinearTest, RepeatsItsBits) {
   for (int tokens : {16, 64, 128}) {
     LinearProblem problem(tokens, 128 * 150, 1024, LinearEpilogue::kStore, 5);
-    for (const TensorLinearSplit& split : SplitsOf(problem)) {
+    for (const TensorLinearSplit& split : SplitsOf(problem.params)) {
       const std::vector<float> first = RunLayer(problem, split, problem.width());
       for (int repeat = 0; repeat < 3; ++repeat) {
         const std::vector<float> again = RunLayer(problem, split, problem.width());
@@ -184,7 +137,7 @@ TEST(TensorLinearTest, ATokenIsBitForBitTheSameBesideAnyOthers) {
   std::vector<float> all[9];  // by cluster
   for (int tokens : {128, 112, 100, 96, 80, 65, 64, 48, 33, 32, 24, 17, 16, 9, 8, 5, 1}) {
     problem.params.tokens = tokens;
-    for (const TensorLinearSplit& split : SplitsOf(problem)) {
+    for (const TensorLinearSplit& split : SplitsOf(problem.params)) {
       std::vector<float> some = RunLayer(problem, split, problem.width());
       some.resize(static_cast<size_t>(tokens) * problem.width());
       std::vector<float>& reference = all[split.cluster];
@@ -211,89 +164,16 @@ TEST(TensorLinearTest, ReadsNothingBeyondTheTokensAndTheirInputs) {
   }
 }
 
-// Layers that read what the one before wrote, each starting early: y and x of all of them must be
-// what they are when every launch waits for the last.
-class ChainTest : public ::testing::TestWithParam<int> {
- protected:
-  static constexpr int kHidden = 1024;
-  static constexpr int kMlp = 1536;
-  static constexpr int kLayers = 6;
-
-  ChainTest()
-      : tokens_(GetParam()),
-        gate_up_(tokens_, 2 * kMlp, kHidden, LinearEpilogue::kSiluAndMul, 6),
-        down_(tokens_, kHidden, kMlp, LinearEpilogue::kStore, 9),
-        sum_(tokens_, kHidden, kMlp, LinearEpilogue::kAccumulate, 12),
-        hidden_(tokens_ * kHidden),
-        mlp_(tokens_ * kMlp),
-        residual_(tokens_ * kHidden) {
-    Require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-    Connect(gate_up_, hidden_.data(), kHidden, mlp_.data());
-    Connect(down_, mlp_.data(), kMlp, hidden_.data());
-    Connect(sum_, mlp_.data(), kMlp, residual_.data());
-    down_.params.y_dtype = DType::kBFloat16;
-  }
-  ~ChainTest() override { cudaStreamDestroy(stream_); }
-
-  void Reset() {
-    std::mt19937 rng(1);
-    const auto x = RandomBFloat16(hidden_.size(), 1.0f, rng);
-    Require(cudaMemcpy(hidden_.data(), x.data(), x.size() * 2, cudaMemcpyHostToDevice));
-    Require(cudaMemset(residual_.data(), 0, residual_.size() * sizeof(float)));
-    Require(cudaDeviceSynchronize());
-  }
-
-  // The split is the n-th of each layer's.
-  void Enqueue(size_t n, bool early, const std::function<void()>& after_each) {
-    for (int layer = 0; layer < kLayers; ++layer) {
-      for (LinearProblem* problem : {&gate_up_, &sum_, &down_}) {
-        const std::vector<TensorLinearSplit> splits = SplitsOf(*problem);
-        problem->params.programmatic_launch = early;
-        TensorLinear(problem->params, splits[n % splits.size()], Stream(0, stream_));
-        after_each();
-      }
-    }
-  }
-
-  static void Connect(LinearProblem& problem, const __nv_bfloat16* x, int inputs, void* y) {
-    problem.params.x = x;
-    problem.params.x_stride = inputs;
-    problem.params.y = y;
-    problem.params.bias = nullptr;
-  }
-
-  const int tokens_;
-  LinearProblem gate_up_, down_, sum_;
-  DeviceArray<__nv_bfloat16> hidden_, mlp_;
-  DeviceArray<float> residual_;
-  cudaStream_t stream_ = nullptr;
-};
+class ChainTest : public ::testing::TestWithParam<int> {};
 
 TEST_P(ChainTest, ReplaysInAGraphWithProgrammaticLaunch) {
+  LinearChain chain(GetParam());
   for (size_t n = 0; n < 8; ++n) {
-    Reset();
-    Enqueue(n, false, [&] { Require(cudaStreamSynchronize(stream_)); });
-    const std::vector<float> residual = residual_.Read();
-    const std::vector<__nv_bfloat16> hidden = hidden_.Read();
-    EXPECT_FALSE(std::any_of(residual.begin(), residual.end(), [](float v) { return v != v; }));
-
-    cudaGraph_t graph;
-    cudaGraphExec_t executable;
-    Require(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal));
-    Enqueue(n, true, [] {});
-    Require(cudaStreamEndCapture(stream_, &graph));
-    Require(cudaGraphInstantiate(&executable, graph, 0));
-    for (int replay = 0; replay < 10; ++replay) {
-      Reset();
-      Require(cudaGraphLaunch(executable, stream_));
-      Require(cudaStreamSynchronize(stream_));
-      const std::vector<float> sums = residual_.Read();
-      const std::vector<__nv_bfloat16> last = hidden_.Read();
-      EXPECT_EQ(std::memcmp(sums.data(), residual.data(), sums.size() * sizeof(float)), 0) << n;
-      EXPECT_EQ(std::memcmp(last.data(), hidden.data(), last.size() * 2), 0) << n;
-    }
-    Require(cudaGraphExecDestroy(executable));
-    Require(cudaGraphDestroy(graph));
+    SCOPED_TRACE(n);  // of each layer's splits
+    chain.ExpectReplaysTheSame([n](const LinearParams& params, const Stream& stream) {
+      const std::vector<TensorLinearSplit> splits = SplitsOf(params);
+      TensorLinear(params, splits[n % splits.size()], stream);
+    });
   }
 }
 
@@ -313,7 +193,7 @@ TEST(TensorLinearTest, RandomLayers) {
       problem.params.y_dtype = DType::kBFloat16;
     }
     problem.params.programmatic_launch = below(2) == 0;
-    const std::vector<TensorLinearSplit> splits = SplitsOf(problem);
+    const std::vector<TensorLinearSplit> splits = SplitsOf(problem.params);
     ASSERT_FALSE(splits.empty());
     const TensorLinearSplit split = splits[below(static_cast<int>(splits.size()))];
     Oracle(problem, 1 + outputs / 400).ExpectRight(split, 8 * below(3));

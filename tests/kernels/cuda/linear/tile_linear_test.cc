@@ -1,0 +1,248 @@
+// The linear layer of up to 1024 tokens against a double-precision product of the same bf16
+// operands, element by element, and against itself.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <iostream>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/cuda/linear.h"
+#include "tests/kernels/cuda/linear/linear_chain.h"
+#include "tests/kernels/cuda/linear/linear_oracle.h"
+#include "tests/kernels/cuda/linear/linear_problem.h"
+#include "tests/kernels/cuda/row_ops/device_array.h"
+
+namespace parallax::kernels::cuda {
+namespace {
+
+constexpr LinearEpilogue kEpilogues[] = {LinearEpilogue::kStore, LinearEpilogue::kAccumulate,
+                                         LinearEpilogue::kSiluAndMul};
+
+std::string NameOf(const LinearParams& p, const TileLinearSplit& split) {
+  return NameOf(p) + ", warpgroups " + std::to_string(split.warpgroups) + ", token tiles " +
+         std::to_string(split.token_tiles) + ", input parts " + std::to_string(split.input_parts) +
+         ", sharers " + std::to_string(split.sharers);
+}
+
+LinearFunction RunBy(const TileLinearSplit& split) {
+  return [=](const LinearParams& params) { TileLinear(params, split, Stream(0, nullptr)); };
+}
+
+std::vector<TileLinearSplit> SplitsOf(const LinearParams& params) {
+  return TileLinearSplits(params, 0);
+}
+
+class Oracle : public LinearOracle {
+ public:
+  explicit Oracle(const LinearProblem& problem, int column_step = 1, int token_step = 1)
+      : LinearOracle(problem, column_step, token_step), problem_(problem) {}
+
+  void ExpectRight(const TileLinearSplit& split, int y_padding = 0) const {
+    SCOPED_TRACE(NameOf(problem_.params, split));
+    LinearOracle::ExpectRight(RunBy(split), y_padding);
+  }
+
+  // Of all splits of the layer, which must use each way to divide it.
+  void ExpectEverySplitRight(int y_padding = 0) const {
+    for (const TileLinearSplit& split : SplitsOf(problem_.params)) {
+      if (::testing::Test::HasFailure()) return;  // the first is enough to read
+      ExpectRight(split, y_padding);
+    }
+  }
+
+ private:
+  const LinearProblem& problem_;
+};
+
+bool Has(const std::vector<TileLinearSplit>& splits, const auto& condition) {
+  return std::any_of(splits.begin(), splits.end(), condition);
+}
+
+TEST(TileLinearTest, EveryTokenCountEpilogueAndSplit) {
+  for (int tokens : {1, 64, 129, 136, 250, 256, 257, 352, 416, 480, 512, 544, 1000, 1024}) {
+    // Neither is a multiple of its tile: 328 rows are 2.6 or 1.7 tiles, 584 inputs 9.1 steps.
+    const int token_step = 1 + tokens / 200;
+    for (LinearEpilogue epilogue : kEpilogues) {
+      const int outputs = epilogue == LinearEpilogue::kSiluAndMul ? 336 : 328;
+      LinearProblem problem(tokens, outputs, 584, epilogue, tokens);
+      Oracle(problem, 1, token_step).ExpectEverySplitRight(8);
+    }
+    LinearProblem rounded(tokens, 328, 584, LinearEpilogue::kStore, tokens + 1);
+    rounded.params.y_dtype = DType::kBFloat16;
+    Oracle(rounded, 1, token_step).ExpectEverySplitRight();
+  }
+}
+
+TEST(TileLinearTest, TestsEveryWayToDivideALayer) {
+  LinearProblem problem(480, 328, 584, LinearEpilogue::kStore, 2);
+  const std::vector<TileLinearSplit> splits = SplitsOf(problem.params);
+  for (int warpgroups : {2, 3}) {
+    for (int input_parts : {1, 2, 3, 4}) {
+      for (int sharers : {1, 2}) {
+        EXPECT_TRUE(Has(splits,
+                        [&](const TileLinearSplit& split) {
+                          return split.warpgroups == warpgroups &&
+                                 split.input_parts == input_parts && split.sharers == sharers;
+                        }))
+            << warpgroups << ' ' << input_parts << ' ' << sharers;
+      }
+    }
+  }
+}
+
+TEST(TileLinearTest, SmallestShapes) {
+  for (int outputs : {8, 16, 24, 112, 128, 136, 192, 208, 392}) {
+    for (int inputs : {8, 56, 64, 72, 136, 520}) {
+      for (LinearEpilogue epilogue : kEpilogues) {
+        if (epilogue == LinearEpilogue::kSiluAndMul && outputs % 16 != 0) continue;
+        LinearProblem problem(131, outputs, inputs, epilogue, outputs + inputs / 8);
+        Oracle(problem, 1, 2).ExpectEverySplitRight();
+      }
+    }
+  }
+}
+
+// Rings that turn around many times within a tile.
+TEST(TileLinearTest, ManyStepsATile) {
+  for (int tokens : {250, 530}) {
+    LinearProblem problem(tokens, 256 + 8, 12288 + 8, LinearEpilogue::kStore, 2);
+    Oracle(problem, 13, 11).ExpectEverySplitRight();
+  }
+}
+
+// CTAs that take many tiles in turn.
+TEST(TileLinearTest, ManyTilesACta) {
+  for (int tokens : {140, 300, 520}) {
+    for (LinearEpilogue epilogue : kEpilogues) {
+      for (int inputs : {40, 192, 448}) {
+        LinearProblem problem(tokens, 192 * 150 + 16, inputs, epilogue, 4);
+        EXPECT_TRUE(Has(SplitsOf(problem.params),
+                        [](const TileLinearSplit& split) { return split.sharers == 2; }));
+        Oracle(problem, 61, 7).ExpectEverySplitRight();
+      }
+    }
+  }
+}
+
+TEST(TileLinearTest, RepeatsItsBits) {
+  for (int outputs : {2048, 12288}) {
+    for (LinearEpilogue epilogue : {LinearEpilogue::kStore, LinearEpilogue::kAccumulate}) {
+      LinearProblem problem(480, outputs, 1024, epilogue, 5);
+      for (const TileLinearSplit& split : SplitsOf(problem.params)) {
+        const std::vector<float> first = RunLayer(problem, RunBy(split), problem.width());
+        for (int repeat = 0; repeat < 2; ++repeat) {
+          const std::vector<float> again = RunLayer(problem, RunBy(split), problem.width());
+          EXPECT_EQ(std::memcmp(first.data(), again.data(), first.size() * sizeof(float)), 0)
+              << NameOf(problem.params, split);
+        }
+      }
+    }
+  }
+}
+
+// The bits depend on the parts of the inputs, and on nothing else of the split or the batch.
+TEST(TileLinearTest, ATokenIsBitForBitTheSameBesideAnyOthers) {
+  LinearProblem problem(1024, 2048, 2048, LinearEpilogue::kStore, 6);
+  std::vector<float> all[5];  // by parts
+  for (int tokens : {1024, 544, 512, 480, 416, 352, 257, 200, 129}) {
+    problem.params.tokens = tokens;
+    for (const TileLinearSplit& split : SplitsOf(problem.params)) {
+      std::vector<float> some = RunLayer(problem, RunBy(split), problem.width());
+      some.resize(static_cast<size_t>(tokens) * problem.width());
+      std::vector<float>& reference = all[split.input_parts];
+      if (reference.empty()) reference = some;
+      const size_t both = std::min(some.size(), reference.size());
+      EXPECT_EQ(std::memcmp(some.data(), reference.data(), both * sizeof(float)), 0)
+          << NameOf(problem.params, split);
+    }
+  }
+}
+
+// NaN behind the last token, and behind each token's inputs, must not reach a sum.
+TEST(TileLinearTest, ReadsNothingBeyondTheTokensAndTheirInputs) {
+  constexpr int kRows = 520;
+  for (int tokens : {129, 253, 300, 517}) {
+    LinearProblem problem(kRows, 264, 328, LinearEpilogue::kStore, 3);
+    const int64_t stride = 328 + 24;
+    const DeviceArray<__nv_bfloat16> poisoned(kRows * stride);
+    Require(cudaMemcpy2D(poisoned.data(), stride * 2, problem.params.x, problem.params.x_stride * 2,
+                         328 * 2, tokens, cudaMemcpyDeviceToDevice));
+    problem.params.x = poisoned.data();
+    problem.params.x_stride = stride;
+    problem.params.tokens = tokens;
+    Oracle(problem).ExpectEverySplitRight();
+  }
+}
+
+class ChainTest : public ::testing::TestWithParam<int> {};
+
+TEST_P(ChainTest, ReplaysInAGraphWithProgrammaticLaunch) {
+  LinearChain chain(GetParam());
+  for (size_t n = 0; n < 24; ++n) {
+    SCOPED_TRACE(n);  // of each layer's splits
+    chain.ExpectReplaysTheSame([n](const LinearParams& params, const Stream& stream) {
+      const std::vector<TileLinearSplit> splits = SplitsOf(params);
+      TileLinear(params, splits[n % splits.size()], stream);
+    });
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tokens, ChainTest, ::testing::Values(129, 352, 480, 544, 1000));
+
+TEST(TileLinearTest, RandomLayers) {
+  const unsigned seed = std::random_device()();
+  std::cout << "seed " << seed << std::endl;
+  std::mt19937 rng(seed);
+  const auto below = [&](int n) { return static_cast<int>(rng() % n); };
+  for (int i = 0; i < 80 && !::testing::Test::HasFailure(); ++i) {
+    SCOPED_TRACE("seed " + std::to_string(seed) + ", layer " + std::to_string(i));
+    const LinearEpilogue epilogue = kEpilogues[below(3)];
+    const int outputs = 16 * (1 + below(i % 10 == 0 ? 1500 : 60));
+    const int tokens = 129 + below(i % 4 == 0 ? 896 : 450);
+    LinearProblem problem(tokens, outputs, 8 * (1 + below(150)), epilogue, rng());
+    if (epilogue == LinearEpilogue::kStore && below(2) == 0) {
+      problem.params.y_dtype = DType::kBFloat16;
+    }
+    problem.params.programmatic_launch = below(2) == 0;
+    const std::vector<TileLinearSplit> splits = SplitsOf(problem.params);
+    ASSERT_FALSE(splits.empty());
+    const Oracle oracle(problem, 1 + outputs / 100, 3);
+    for (int run = 0; run < 3; ++run) {
+      oracle.ExpectRight(splits[below(static_cast<int>(splits.size()))], 8 * below(3));
+    }
+  }
+}
+
+TEST(TileLinearTest, RefusesWhatItDoesNotTakeByName) {
+  const auto refused = [](auto change, const char* name) {
+    LinearProblem problem(140, 64, 64, LinearEpilogue::kStore, 2);
+    problem.params.y = &problem;  // refused before it is touched
+    TileLinearSplit split;
+    change(problem.params, split);
+    try {
+      TileLinear(problem.params, split, Stream(0, nullptr));
+      ADD_FAILURE() << name << " was not refused";
+    } catch (const KernelError& error) {
+      EXPECT_NE(std::strstr(error.what(), name), nullptr) << error.what();
+    }
+  };
+  refused([](LinearParams& p, auto&) { p.tokens = 1025; }, "tokens");
+  refused([](LinearParams& p, auto&) { p.tokens = 0; }, "tokens");
+  refused([](LinearParams& p, auto&) { p.num_outputs = 60; }, "num_outputs");
+  refused([](LinearParams& p, auto&) { p.num_inputs = 60; }, "num_inputs");
+  refused([](LinearParams& p, auto&) { p.x_stride = 68; }, "x_stride");
+  refused([](LinearParams& p, auto&) { p.y_stride = 68; }, "y_stride");
+  refused([](LinearParams& p, auto&) { p.weight += 1; }, "weight");
+  refused([](LinearParams& p, auto&) { p.y_dtype = DType::kFloat16; }, "y_dtype");
+  refused([](LinearParams&, TileLinearSplit& s) { s.warpgroups = 4; }, "split");
+  refused([](LinearParams&, TileLinearSplit& s) { s.token_tiles = 0; }, "split");
+  refused([](LinearParams&, TileLinearSplit& s) { s.sharers = 2; }, "split");      // of one tile
+  refused([](LinearParams&, TileLinearSplit& s) { s.input_parts = 2; }, "split");  // of one step
+}
+
+}  // namespace
+}  // namespace parallax::kernels::cuda

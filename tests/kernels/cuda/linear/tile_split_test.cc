@@ -1,0 +1,118 @@
+// How TileLinear lays layers out: that what it says fits does, and that each step of each tile is
+// one CTA's. Needs no GPU.
+#include "kernels/cuda/linear/tile_split.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <random>
+#include <vector>
+
+namespace parallax::kernels::cuda {
+namespace {
+
+// As an H200 answers for 1, 2, 4 and 8.
+constexpr TileDevice kDevice = {{0, 132, 66, 42, 30, 24, 20, 17, 15}};
+
+TileShape ShapeOf(int tokens, int outputs, int inputs) {
+  LinearParams params;
+  params.tokens = tokens;
+  params.num_outputs = outputs;
+  params.num_inputs = inputs;
+  return TileShape(params);
+}
+
+TileShape RandomShape(std::mt19937& rng) {
+  return ShapeOf(1 + rng() % 1024, 8 * (1 + rng() % (rng() % 2 ? 100 : 3000)),
+                 8 * (1 + rng() % (rng() % 2 ? 60 : 1600)));
+}
+
+void ExpectFits(const TileShape& shape, const TileLinearSplit& split) {
+  const std::optional<TileLayout> layout = LayOut(shape, split, kDevice);
+  ASSERT_TRUE(layout.has_value());
+  const int rows = 64 * split.warpgroups;
+  EXPECT_LE(layout->bytes, 227 * 1024);
+  EXPECT_GE(layout->width, layout->tile_tokens);
+  EXPECT_EQ(layout->tile_tokens % 8, 0);
+  EXPECT_GE(layout->tile_tokens * split.token_tiles, shape.tokens);
+  EXPECT_LT(layout->tile_tokens * (split.token_tiles - 1), shape.tokens) << "a tile of no tokens";
+  EXPECT_GE(layout->stages, 1);
+  // As many as are used, or as have room; never so few that the copies stand still.
+  const int tiles = (layout->groups + layout->clusters - 1) / layout->clusters;
+  const int items = tiles * ((shape.steps + split.input_parts - 1) / split.input_parts);
+  EXPECT_GE(layout->stages, std::min(items, 4));
+  EXPECT_LE(layout->stages, items);
+  EXPECT_GE(layout->barriers_offset, layout->stages * (rows + layout->width) * 128);
+  EXPECT_LE(layout->barriers_offset + 8 * (2 * layout->stages + 2), layout->bytes);
+  if (split.input_parts == 1) return;
+  EXPECT_EQ(layout->groups, layout->clusters);
+  const int sums = split.warpgroups * TileWarpgroupSumBytes(split.input_parts, layout->sum_groups);
+  EXPECT_LE(sums, layout->barriers_offset);
+}
+
+TEST(TileSplitTest, WhatIsRankedFits) {
+  std::mt19937 rng(1);
+  for (int i = 0; i < 2000; ++i) {
+    const TileShape shape = RandomShape(rng);
+    const std::vector<TileLinearSplit> splits = RankedSplits(shape, kDevice);
+    ASSERT_FALSE(splits.empty());
+    double time = 0.0;
+    for (const TileLinearSplit& split : splits) {
+      ExpectFits(shape, split);
+      EXPECT_GE(EstimatedNanoseconds(shape, split, kDevice), time);
+      time = EstimatedNanoseconds(shape, split, kDevice);
+      EXPECT_EQ(std::count(splits.begin(), splits.end(), split), 1);
+    }
+  }
+}
+
+TEST(TileSplitTest, RefusesMalformedSplits) {
+  const TileShape shape = ShapeOf(480, 1024, 1024);
+  EXPECT_TRUE(LayOut(shape, {.token_tiles = 2}, kDevice));
+  EXPECT_FALSE(LayOut(shape, {.token_tiles = 1}, kDevice)) << "480 tokens in a tile";
+  for (int wrong : {INT32_MIN, -1, 0, 9, 1 << 30}) {
+    EXPECT_FALSE(LayOut(shape, {.warpgroups = wrong, .token_tiles = 2}, kDevice)) << wrong;
+    EXPECT_FALSE(LayOut(shape, {.token_tiles = 2, .input_parts = wrong}, kDevice)) << wrong;
+    EXPECT_FALSE(LayOut(shape, {.token_tiles = 2, .sharers = wrong}, kDevice)) << wrong;
+  }
+  for (int wrong : {INT32_MIN, -1, 0, 61, 1 << 30}) {
+    EXPECT_FALSE(LayOut(shape, {.token_tiles = wrong}, kDevice)) << wrong;
+  }
+  EXPECT_FALSE(LayOut(shape, {.token_tiles = 3, .sharers = 2}, kDevice)) << "one is alone";
+  EXPECT_FALSE(LayOut(ShapeOf(480, 1024, 64), {.token_tiles = 2, .input_parts = 2}, kDevice));
+  // 32 tiles in clusters of four, of which 30 run at once.
+  EXPECT_FALSE(LayOut(ShapeOf(480, 2048, 1024), {.token_tiles = 2, .input_parts = 4}, kDevice));
+}
+
+// The kernel's own arithmetic of who does what (TilePart, FirstSumGroup).
+TEST(TileSplitTest, EveryStepOfEveryTileAndEveryTokensSumIsOneCtas) {
+  std::mt19937 rng(2);
+  for (int i = 0; i < 300; ++i) {
+    const TileShape shape = RandomShape(rng);
+    for (const TileLinearSplit& split : RankedSplits(shape, kDevice)) {
+      const TileLayout layout = *LayOut(shape, split, kDevice);
+      int tiles = 0;
+      for (int cluster = 0; cluster < layout.clusters; ++cluster) {
+        const int taken = (layout.groups - cluster + layout.clusters - 1) / layout.clusters;
+        ASSERT_GE(taken, 1);
+        tiles += taken;
+      }
+      EXPECT_EQ(tiles, layout.groups);
+      const int groups = layout.tile_tokens / 8;
+      for (int part = 0; part < split.input_parts; ++part) {
+        const int steps =
+            shape.steps * (part + 1) / split.input_parts - shape.steps * part / split.input_parts;
+        EXPECT_GE(steps, 1);
+        const int sums =
+            groups * (part + 1) / split.input_parts - groups * part / split.input_parts;
+        EXPECT_GE(sums, 1);
+        EXPECT_LE(sums, layout.sum_groups);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace parallax::kernels::cuda
