@@ -19,7 +19,7 @@
 
 namespace parallax::kernels::cuda {
 
-__device__ inline float Silu(float z) { return z / (1.0f + __expf(-z)); }
+__device__ inline float Silu(float z) { return __fdividef(z, 1.0f + __expf(-z)); }
 
 // Of a row and of its neighbour, four lanes on, two tokens each: gives away the token that the
 // neighbour keeps, `upper` being who keeps the second. Returns both rows of the own one, the lower

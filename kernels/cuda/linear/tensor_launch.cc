@@ -58,8 +58,8 @@ void CheckTensorParams(std::string_view op, const LinearParams& p, int max_token
   CheckAligned(op, p.y, "y");
 }
 
-ClusterLaunch::ClusterLaunch(int grid, int cluster, int threads, int shared_bytes) {
-  config.gridDim = dim3(grid);
+ClusterLaunch::ClusterLaunch(dim3 grid, int cluster, int threads, int shared_bytes) {
+  config.gridDim = grid;
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.attrs = attributes;

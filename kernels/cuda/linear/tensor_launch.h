@@ -5,6 +5,7 @@
 #define PARALLAX_KERNELS_CUDA_LINEAR_TENSOR_LAUNCH_H_
 
 #include <cuda_runtime_api.h>
+#include <vector_types.h>
 
 #include <cstdint>
 #include <string_view>
@@ -36,7 +37,7 @@ void CheckTensorParams(std::string_view op, const LinearParams& params, int max_
 
 // A launch's configuration and what it points to.
 struct ClusterLaunch {
-  ClusterLaunch(int grid, int cluster, int threads, int shared_bytes);
+  ClusterLaunch(dim3 grid, int cluster, int threads, int shared_bytes);
   ClusterLaunch(const ClusterLaunch&) = delete;
   ClusterLaunch& operator=(const ClusterLaunch&) = delete;
 

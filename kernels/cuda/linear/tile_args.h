@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/linear/tile_split.h"
+
 namespace parallax::kernels::cuda {
 
 // What becomes of the products. In float32 they are stored or added, as the arguments say.
@@ -20,14 +22,21 @@ struct TileArgs {
   int64_t y_stride;
   int tokens;
   int num_outputs;
-  int tile_tokens;   // a multiple of 8
-  int token_groups;  // of token tiles that share weights
-  int groups;        // of tiles: what a cluster takes at a time
-  int steps;         // of 64 inputs; the last may be partly beyond the matrix
-  int input_parts;   // CTAs of a cluster that share a tile
-  int sharers;       // CTAs of a cluster that share weights
-  int sum_groups;    // of 8 tokens, that one CTA adds up, at most
-  int stages;        // of the ring
+  int tile_tokens;  // a multiple of 8
+
+  // A cluster takes a group of tiles at a time: of one row tile, a token tile for each sharer.
+  int token_groups;            // of a row tile
+  uint32_t over_token_groups;  // 2^32 divided by it, rounded up; where it is 1, unused
+  int full_groups;             // of every cluster
+  int rest_groups;             // clusters with one more
+  int sharers_shift;           // log2 of the CTAs of a cluster that share weights
+  int input_parts;             // CTAs of a cluster that share a tile
+  // Of each part, and where the last one ends: the first of the steps of 64 inputs, of which the
+  // last may be partly beyond the matrix; and of the groups of 8 tokens whose sums it adds up.
+  int first_steps[kTileMaxInputParts + 1];
+  int first_sums[kTileMaxInputParts + 1];
+  int most_sums;  // of one part
+  int stages;     // of the ring
   int barriers_offset;
   bool adds;  // to y
 };

@@ -36,7 +36,7 @@ class TileConsumer {
       // What only this warpgroup read of the tile's last stage, which it still holds.
       uint32_t staging = shared_.Weights(held_) + warp_ / 4 * Shared::kWarpgroupWeightBytes;
       if (args_.input_parts > 1) {
-        range = {FirstSumGroup(args_, part_.part), FirstSumGroup(args_, part_.part + 1)};
+        range = SumsOf(part_.part);
         MeetSums(sums, range);
         staging = WarpgroupSums(warp_ / 4);
       }
@@ -104,86 +104,74 @@ class TileConsumer {
   // Frees the stage that is held, of every warp: that one's products are done says nothing of the
   // others'. Where nothing will be copied to it, nobody is told: a sharer may have ended by then.
   __device__ void Release() {
-    if (released_++ + args_.stages >= items_ || lane() >= args_.sharers) return;
+    if (released_++ + args_.stages >= items_ || lane() >= part_.sharers) return;
     const uint32_t barrier = shared_.Empty(held_);
-    if (args_.sharers == 1) {
+    if (part_.sharers == 1) {
       Arrive(barrier);
     } else {
-      ArriveRemote(RemoteAddress(barrier, part_.part * args_.sharers + lane()));
+      ArriveRemote(RemoteAddress(barrier, part_.part * part_.sharers + lane()));
     }
   }
 
-  __device__ uint32_t RankOf(int part) const { return part * args_.sharers + part_.member; }
-
   // The place for sums of a warpgroup is [its warp][sender][group][lane].
   __device__ uint32_t WarpgroupSums(int warpgroup) const {
-    return shared_.Sums() + warpgroup * TileWarpgroupSumBytes(args_.input_parts, args_.sum_groups);
+    return shared_.Sums() + warpgroup * TileWarpgroupSumBytes(args_.input_parts, args_.most_sums);
   }
-  __device__ uint32_t WarpSums(int slot) const {
-    const int bytes = args_.sum_groups * kUnitBytes;  // of a sender
-    return WarpgroupSums(warp_ / 4) + (warp_ % 4 * (args_.input_parts - 1) + slot) * bytes +
+  __device__ uint32_t WarpSums(int sender) const {
+    const int bytes = args_.most_sums * kUnitBytes;
+    return WarpgroupSums(warp_ / 4) + (warp_ % 4 * args_.input_parts + sender) * bytes +
            lane() * sizeof(float4);
   }
 
-  static __device__ float4 SumsOf(const float (&sums)[kTokens / 2], int group) {
-    return make_float4(sums[4 * group], sums[4 * group + 1], sums[4 * group + 2],
-                       sums[4 * group + 3]);
+  __device__ TileSums SumsOf(int part) const {
+    return {args_.first_sums[part], args_.first_sums[part + 1]};
   }
 
   // sums of the groups of `own` = those of all parts of the inputs, in the parts' order.
   //
-  // They are sent to rings whose CTAs are done with them. Nothing is sent to a CTA that has ended:
-  // it waits for all that its peers send it.
+  // They are sent, also to this CTA itself, to rings whose CTAs are done with them. Nothing is sent
+  // to a CTA that has ended: it waits for all that its peers send it. Loops over the parts are not
+  // unrolled: this runs once, and instructions have to be fetched too.
   __device__ void MeetSums(float (&sums)[kTokens / 2], const TileSums& own) {
-    if (lane() < args_.input_parts && lane() != part_.part) {
-      ArriveRemote(RemoteAddress(shared_.RingsDone(), RankOf(lane())));
+    if (lane() < args_.input_parts) {
+      ArriveRemote(RemoteAddress(shared_.RingsDone(), part_.RankOf(lane())));
     }
     WaitCluster(shared_.RingsDone(), 0);
-    Send(sums);
+#pragma unroll 1
+    for (int part = 0; part < args_.input_parts; ++part) SendTo(part, sums);
+#pragma unroll
+    for (float& sum : sums) sum = 0.0f;
     WaitCluster(shared_.SumsFull(), 0);
+#pragma unroll 1
+    for (int part = 0; part < args_.input_parts; ++part) AddOf(part, own, sums);
+  }
+
+  __device__ void SendTo(int part, const float (&sums)[kTokens / 2]) const {
+    const TileSums range = SumsOf(part);
+    const uint32_t rank = part_.RankOf(part);
+    const uint32_t place = RemoteAddress(WarpSums(part_.part), rank) - range.first * kUnitBytes;
+    const uint32_t barrier = RemoteAddress(shared_.SumsFull(), rank);
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      if (group < range.first || group >= range.last) continue;
+      StoreRemote(place + group * kUnitBytes,
+                  make_float4(sums[4 * group], sums[4 * group + 1], sums[4 * group + 2],
+                              sums[4 * group + 3]),
+                  barrier);
+    }
+  }
+
+  __device__ void AddOf(int part, const TileSums& own, float (&sums)[kTokens / 2]) const {
+    const uint32_t place = WarpSums(part) - own.first * kUnitBytes;
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
       if (group < own.first || group >= own.last) continue;
-      const float4 z = AddUp(SumsOf(sums, group), group - own.first);
-      sums[4 * group] = z.x;
-      sums[4 * group + 1] = z.y;
-      sums[4 * group + 2] = z.z;
-      sums[4 * group + 3] = z.w;
+      const float4 sent = LoadShared(place + group * kUnitBytes);
+      sums[4 * group] += sent.x;
+      sums[4 * group + 1] += sent.y;
+      sums[4 * group + 2] += sent.z;
+      sums[4 * group + 3] += sent.w;
     }
-  }
-
-  __device__ void Send(const float (&sums)[kTokens / 2]) {
-    int receiver = 0;
-    int first = 0;
-    int next = FirstSumGroup(args_, 1);
-#pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-      if (group == next) {
-        first = next;
-        next = FirstSumGroup(args_, ++receiver + 1);
-      }
-      if (receiver < args_.input_parts && receiver != part_.part) {
-        const int slot = part_.part - (part_.part > receiver ? 1 : 0);
-        const uint32_t place = WarpSums(slot) + (group - first) * kUnitBytes;
-        const uint32_t rank = RankOf(receiver);
-        StoreRemote(RemoteAddress(place, rank), SumsOf(sums, group),
-                    RemoteAddress(shared_.SumsFull(), rank));
-      }
-    }
-  }
-
-  // `own`, of this CTA, and what the others sent of the same group.
-  __device__ float4 AddUp(const float4& own, int group) const {
-    float4 z = own;
-#pragma unroll
-    for (int part = 0; part < kTileMaxInputParts; ++part) {
-      if (part >= args_.input_parts) break;
-      const int slot = part - (part > part_.part ? 1 : 0);
-      const float4 sent =
-          part == part_.part ? own : LoadShared(WarpSums(slot) + group * kUnitBytes);
-      z = part == 0 ? sent : make_float4(z.x + sent.x, z.y + sent.y, z.z + sent.z, z.w + sent.w);
-    }
-    return z;
   }
 
   const TileArgs& args_;

@@ -79,27 +79,25 @@ class TileEpilogue {
     const bool upper = g % 2 == 1;  // of its two tokens, the lane stores the second
     const int token = first_token_ + 2 * (lane() % 4) + (upper ? 1 : 0);
     const int output = first_output_ + warp_ % 4 * 16 + (g & ~1);
-    float* const y = static_cast<float*>(args_.y) + token * args_.y_stride + output;
+    float* y = static_cast<float*>(args_.y) + token * args_.y_stride + output;
+    const int64_t step = 8 * args_.y_stride;
+    // num_outputs comes in eights: two neighbours are both there, or neither.
+    const int last = (args_.tokens - token + 7) / 8;  // the lane's first group without a token
+    const int first_last = output < width_ ? last : 0;
+    const int second_last = output + 8 < width_ ? last : 0;
 #pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
+    for (int group = 0; group < kGroups; ++group, y += step) {
       if (group < range.first || group >= range.last) continue;
-      const float2 first =
-          ExchangeRows(upper, sums[4 * group] + bias_, sums[4 * group + 1] + bias_);
-      const float2 second = ExchangeRows(upper, sums[4 * group + 2] + second_bias_,
-                                         sums[4 * group + 3] + second_bias_);
-      if (token + 8 * group >= args_.tokens) continue;
-      // num_outputs comes in eights: two neighbours are both there, or neither.
-      float* const to = y + 8 * group * args_.y_stride;
-      if (output < width_) Write(to, first);
-      if (output + 8 < width_) Write(to + 8, second);
-    }
-  }
-
-  __device__ void Write(float* to, float2 value) const {
-    if (args_.adds) {
-      AddToGlobal(to, value);
-    } else {
-      *reinterpret_cast<float2*>(to) = value;
+      const float* const z = &sums[4 * group];
+      const float2 first = ExchangeRows(upper, z[0] + bias_, z[1] + bias_);
+      const float2 second = ExchangeRows(upper, z[2] + second_bias_, z[3] + second_bias_);
+      if (args_.adds) {
+        if (group < first_last) AddToGlobal(y, first);
+        if (group < second_last) AddToGlobal(y + 8, second);
+      } else {
+        if (group < first_last) *reinterpret_cast<float2*>(y) = first;
+        if (group < second_last) *reinterpret_cast<float2*>(y + 8) = second;
+      }
     }
   }
 

@@ -52,13 +52,13 @@ __global__ void __launch_bounds__(TileThreads(kWarpgroups), 1)
   }
   if (warp >= kCopyingWarp) {
     if constexpr (kMovesRegisters) ShrinkRegisters<kTileCopyingRegisters>();
-    if (args.sharers > 1) ClusterWait();  // it copies to peers, and counts on their barriers
+    if (part.sharers > 1) ClusterWait();  // it copies to peers, and counts on their barriers
     if (copies) {
       TileProducer<kWarpgroups, kTokens, kOutput == TileOutput::kSiluAndMul>(args, part, shared)
           .Run();
     }
     __syncwarp();
-    if (in_cluster && args.sharers == 1) ClusterWait();
+    if (in_cluster && part.sharers == 1) ClusterWait();
   } else {
     if constexpr (kMovesRegisters) GrowRegisters<kTileMultiplyingRegisters>();
     WaitForPrecedingKernel();

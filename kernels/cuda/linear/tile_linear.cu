@@ -1,6 +1,8 @@
 // TileLinear on the host: what a layer's launch is. The kernels are in tile_kernel.cuh.
 #include <cuda_runtime.h>
 
+#include <bit>
+#include <cstdint>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -47,8 +49,8 @@ void PrepareWidths(int warpgroups, std::integer_sequence<int, kWidths...>) {
   }
 }
 
-// No formula gives the clusters that fit: which SMs of a GPU are switched off differs. None of a size
-// that is refused. REQUIRES: the kernels are prepared.
+// No formula gives the clusters that fit: which SMs of a GPU are switched off differs. None of a
+// size that is refused. REQUIRES: the kernels are prepared.
 TileDevice ReadDevice(int device) {
   TileDevice limits;
   limits.clusters[1] = DeviceAttribute(kOp, cudaDevAttrMultiProcessorCount, device);
@@ -95,11 +97,16 @@ TileArgs MakeArgs(const LinearParams& p, const TileLinearSplit& split, const Til
   args.num_outputs = p.num_outputs;
   args.tile_tokens = layout.tile_tokens;
   args.token_groups = layout.token_groups;
-  args.groups = layout.groups;
-  args.steps = shape.steps;
+  args.over_token_groups = ((uint64_t{1} << 32) + layout.token_groups - 1) / layout.token_groups;
+  args.full_groups = layout.groups / layout.clusters;
+  args.rest_groups = layout.groups % layout.clusters;
+  args.sharers_shift = std::countr_zero(static_cast<unsigned>(split.sharers));
   args.input_parts = split.input_parts;
-  args.sharers = split.sharers;
-  args.sum_groups = layout.sum_groups;
+  for (int part = 0; part <= split.input_parts; ++part) {
+    args.first_steps[part] = shape.steps * part / split.input_parts;
+    args.first_sums[part] = layout.tile_tokens / 8 * part / split.input_parts;
+  }
+  args.most_sums = layout.sum_groups;
   args.stages = layout.stages;
   args.barriers_offset = layout.barriers_offset;
   args.adds = p.epilogue == LinearEpilogue::kAccumulate;
@@ -130,7 +137,7 @@ void TileLinear(const LinearParams& params, const TileLinearSplit& split, const 
   const TileArgs args = MakeArgs(params, split, shape, *layout);
   const TileKernel kernel = KernelFor(OutputOf(params), split.warpgroups, layout->width);
   const int cluster = split.input_parts * split.sharers;
-  ClusterLaunch launch(layout->clusters * cluster, cluster, TileThreads(split.warpgroups),
+  ClusterLaunch launch(dim3(cluster, layout->clusters), cluster, TileThreads(split.warpgroups),
                        layout->bytes);
   launch.config.stream = stream.cuda_stream();
   if (params.programmatic_launch) launch.AllowProgrammatic();

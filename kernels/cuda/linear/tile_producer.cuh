@@ -22,20 +22,24 @@ class TileProducer {
         part_(part),
         shared_(shared),
         // The CTAs that take the same part of the inputs have neighbouring ranks.
-        sharers_mask_(((1u << args.sharers) - 1) << (part.part * args.sharers)) {}
+        sharers_mask_(((1u << part.sharers) - 1) << (part.part * part.sharers)) {}
 
   // Fills the ring with weights, and with x once the kernel before this one has written it; then
-  // follows the consumers. REQUIRES: where weights are shared, the sharers' barriers are set up.
+  // follows the consumers. Loops are not unrolled: what runs first has to be fetched. REQUIRES:
+  // where weights are shared, the sharers' barriers are set up.
   __device__ void Run() {
     const int items = part_.items();
     const int ahead = min(items, args_.stages);
     Item item{0, 0, part_.Place(args_, 0)};
     Item behind = item;
+#pragma unroll 1
     for (int i = 0; i < ahead; ++i, Advance(item)) CopyWeights(item, i);
     WaitForPrecedingKernel();
+#pragma unroll 1
     for (int i = 0; i < ahead; ++i, Advance(behind)) CopyX(behind, i);
     int stage = 0;
     uint32_t parity = 0;
+#pragma unroll 1
     for (int i = ahead; i < items; ++i, Advance(item)) {
       Wait(shared_.Empty(stage), parity);
       CopyWeights(item, stage);
@@ -68,7 +72,7 @@ class TileProducer {
   // Also announces what the stage waits for: x too, and what the sharers send of the weights.
   __device__ void CopyWeights(const Item& item, int stage) const {
     ArriveExpect(shared_.Full(stage), Shared::kWeightBytes + args_.tile_tokens * kTensorStepBytes);
-    const int piece_rows = Shared::kRows / args_.sharers;
+    const int piece_rows = Shared::kRows >> args_.sharers_shift;
     const uint32_t to = shared_.Weights(stage) + part_.member * piece_rows * kTensorStepBytes;
     const int row = item.place.row_tile * Shared::kRows + part_.member * piece_rows;
     if constexpr (kGated) {
@@ -79,7 +83,7 @@ class TileProducer {
   }
 
   __device__ void CopyRows(uint32_t to, int input, int row, uint32_t barrier) const {
-    if (args_.sharers == 1) {
+    if (part_.sharers == 1) {
       CopyBox(to, args_.weight, input, row, barrier);
     } else {
       CopyBoxToMany(to, args_.weight, input, row, barrier, sharers_mask_);
@@ -88,7 +92,7 @@ class TileProducer {
 
   // Groups of 8 gates, each followed by its ups.
   __device__ void CopyGates(uint32_t to, int input, int group, uint32_t barrier) const {
-    if (args_.sharers == 1) {
+    if (part_.sharers == 1) {
       CopyGroupBox(to, args_.weight, input, group, barrier);
     } else {
       CopyGroupBoxToMany(to, args_.weight, input, group, barrier, sharers_mask_);

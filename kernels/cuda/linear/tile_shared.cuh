@@ -25,33 +25,34 @@ struct TilePlace {
 };
 
 // One CTA's part of the layer: its member's tile of every group that its cluster takes, and of each
-// the inputs of steps first_step .. first_step + num_steps - 1. A CTA's rank in its cluster is
-// part * sharers + member.
+// the inputs of steps first_step .. first_step + num_steps - 1. The grid is [clusters][CTAs of
+// one]; a CTA's rank in its cluster is part * sharers + member. Nothing is divided here: all of it
+// is on the way to the first copy.
 struct TilePart {
   __device__ explicit TilePart(const TileArgs& args)
-      : cluster(args.input_parts * args.sharers),
-        part(ClusterRank() / args.sharers),
-        member(ClusterRank() % args.sharers),
-        first_group(blockIdx.x / cluster),
-        group_step(gridDim.x / cluster),
-        num_tiles((args.groups - first_group + group_step - 1) / group_step),
-        first_step(args.steps * part / args.input_parts),
-        num_steps(args.steps * (part + 1) / args.input_parts - first_step) {}
+      : cluster(gridDim.x),
+        sharers(1 << args.sharers_shift),
+        part(blockIdx.x >> args.sharers_shift),
+        member(blockIdx.x & (sharers - 1)),
+        num_tiles(args.full_groups + (blockIdx.y < args.rest_groups ? 1 : 0)),
+        first_step(args.first_steps[part]),
+        num_steps(args.first_steps[part + 1] - first_step) {}
 
   // Of the CTA's tile number i. Tiles of the same weights are neighbours: they run at once.
   __device__ TilePlace Place(const TileArgs& args, int i) const {
-    const int group = first_group + i * group_step;
-    const int token_tile = group % args.token_groups * args.sharers + member;
-    return {group / args.token_groups, token_tile * args.tile_tokens};
+    const int group = blockIdx.y + i * gridDim.y;
+    const int row_tile = args.token_groups == 1 ? group : __umulhi(group, args.over_token_groups);
+    const int token_group = group - row_tile * args.token_groups;
+    return {row_tile, (token_group * sharers + member) * args.tile_tokens};
   }
 
+  __device__ int RankOf(int other_part) const { return other_part * sharers + member; }
   __device__ int items() const { return num_tiles * num_steps; }
 
   int cluster;  // CTAs
+  int sharers;
   int part;
   int member;
-  int first_group;
-  int group_step;
   int num_tiles;  // at least 1: there are no more clusters than groups
   int first_step;
   int num_steps;  // at least 1: there are no more parts than steps
@@ -71,8 +72,8 @@ class TileShared {
 
   __device__ uint32_t Weights(int stage) const { return base_ + stage * kStageBytes; }
   __device__ uint32_t X(int stage) const { return Weights(stage) + kWeightBytes; }
-  // Partial sums of the cluster's other CTAs, in the ring's place; whether they are here; whether
-  // those CTAs are done with their rings.
+  // Partial sums of the CTAs that share the tile, in the ring's place; whether they are here;
+  // whether those CTAs are done with their rings.
   __device__ uint32_t Sums() const { return base_; }
   __device__ uint32_t SumsFull() const { return barriers_; }
   __device__ uint32_t RingsDone() const { return barriers_ + 8; }
@@ -83,12 +84,6 @@ class TileShared {
   const uint32_t base_;
   const uint32_t barriers_;
 };
-
-// The groups of 8 tokens of a tile that a part of its inputs' CTA adds up: FirstSumGroup(part) up
-// to that of the next part.
-__device__ inline int FirstSumGroup(const TileArgs& args, int part) {
-  return args.tile_tokens / 8 * part / args.input_parts;
-}
 
 // Called by all threads. The first warp, whose lanes set up a barrier each, is the one that has to
 // arrive at the cluster's barrier with release.
@@ -102,13 +97,13 @@ __device__ void InitTileBarriers(const TileArgs& args, const TilePart& part,
     if (index % 2 == 0) {
       InitBarrier(shared.Full(index / 2), 1);
     } else {
-      InitBarrier(shared.Empty(index / 2), kWarps * args.sharers);
+      InitBarrier(shared.Empty(index / 2), kWarps * part.sharers);
     }
   } else if (index == 2 * kTileMaxStages && args.input_parts > 1) {
-    const int groups = FirstSumGroup(args, part.part + 1) - FirstSumGroup(args, part.part);
-    InitBarrier(shared.RingsDone(), kWarps * (args.input_parts - 1));
+    const int sums = args.first_sums[part.part + 1] - args.first_sums[part.part];
+    InitBarrier(shared.RingsDone(), kWarps * args.input_parts);
     InitBarrier(shared.SumsFull(), 1);
-    ArriveExpect(shared.SumsFull(), (args.input_parts - 1) * groups * kWarps * 512);
+    ArriveExpect(shared.SumsFull(), args.input_parts * sums * kWarps * 512);
   }
   FenceCopyEngine();
   __syncthreads();

@@ -61,7 +61,7 @@ struct TileLayout {
 // The part of a warpgroup in the place for partial sums, which also stages its outputs.
 constexpr int kTileMinSumBytes = 8192;
 constexpr int TileWarpgroupSumBytes(int input_parts, int sum_groups) {
-  const int bytes = 4 * (input_parts - 1) * sum_groups * 512;
+  const int bytes = 4 * input_parts * sum_groups * 512;
   return bytes > kTileMinSumBytes ? bytes : kTileMinSumBytes;
 }
 

@@ -160,6 +160,28 @@ TEST_F(LinearPlansTest, RunsAsProposedWhereItsPlanIsASplitThatDoesNotFit) {
   }
 }
 
+// Without a workspace, which cuBLASLt would refuse.
+TEST_F(LinearPlansTest, RunsTileLinearForAnyTokensOfABucketThatHasItsPlan) {
+  if (!device_.is_hopper()) GTEST_SKIP() << "needs a Hopper GPU";
+  LinearProblem sums(512, 192, 136, LinearEpilogue::kAccumulate, 2);
+  LinearPlans plans(device_);
+  sums.Run(RunBy(plans), 0.0f);
+  const std::string text = plans.Serialize();
+  std::string forged = text.substr(0, text.find('\n') + 1) + "192 136 1 1 0 0 512 3 1 1 0";
+  for (int i = 0; i < 8; ++i) forged += " 0";
+  forged += "\nend\n";
+  LinearPlans restored(device_);
+  ASSERT_TRUE(restored.Restore(forged));
+  for (int tokens : {512, 480, 352, 257}) {
+    sums.params.tokens = tokens;
+    const LinearFunction run = [&](const LinearParams& p) { restored.Run(p, {}, stream()); };
+    ExpectRight(sums, run, 3.0f);
+  }
+  sums.params.tokens = 256;  // another bucket
+  EXPECT_THROW(sums.Run([&](const LinearParams& p) { restored.Run(p, {}, stream()); }, 3.0f),
+               KernelError);
+}
+
 TEST_F(LinearPlansTest, ReplaysInAGraph) {
   LinearPlans plans(device_);
   LinearProblem problem(64, 512, 256, LinearEpilogue::kAccumulate, 4);

@@ -86,7 +86,7 @@ TEST(TileSplitTest, RefusesMalformedSplits) {
   EXPECT_FALSE(LayOut(ShapeOf(480, 2048, 1024), {.token_tiles = 2, .input_parts = 4}, kDevice));
 }
 
-// The kernel's own arithmetic of who does what (TilePart, FirstSumGroup).
+// The arithmetic of who does what (TileArgs, TilePart).
 TEST(TileSplitTest, EveryStepOfEveryTileAndEveryTokensSumIsOneCtas) {
   std::mt19937 rng(2);
   for (int i = 0; i < 300; ++i) {
