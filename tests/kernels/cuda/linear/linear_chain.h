@@ -31,6 +31,8 @@ class LinearChain {
     Connect(down_, mlp_.data(), kMlp, hidden_.data());
     Connect(sum_, mlp_.data(), kMlp, residual_.data());
     down_.params.y_dtype = DType::kBFloat16;
+    std::mt19937 rng(1);
+    x_ = RandomBFloat16(hidden_.size(), 1.0f, rng);
   }
   ~LinearChain() { cudaStreamDestroy(stream_); }
   LinearChain(const LinearChain&) = delete;
@@ -76,9 +78,7 @@ class LinearChain {
   }
 
   void Reset() {
-    std::mt19937 rng(1);
-    const auto x = RandomBFloat16(hidden_.size(), 1.0f, rng);
-    Require(cudaMemcpy(hidden_.data(), x.data(), x.size() * 2, cudaMemcpyHostToDevice));
+    Require(cudaMemcpy(hidden_.data(), x_.data(), x_.size() * 2, cudaMemcpyHostToDevice));
     Require(cudaMemset(residual_.data(), 0, residual_.size() * sizeof(float)));
     Require(cudaDeviceSynchronize());
   }
@@ -94,6 +94,7 @@ class LinearChain {
   }
 
   LinearProblem gate_up_, down_, sum_;
+  std::vector<__nv_bfloat16> x_;
   DeviceArray<__nv_bfloat16> hidden_, mlp_;
   DeviceArray<float> residual_;
   cudaStream_t stream_ = nullptr;
