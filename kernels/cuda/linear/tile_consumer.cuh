@@ -55,17 +55,14 @@ class TileConsumer {
 
  private:
   static constexpr int kGroups = kTokens / 8;
-  static constexpr int kWarps = TileConsumerWarps(kWarpgroups);
-  static constexpr int kMaxAtOnce = 192;
   static constexpr int kUnitBytes = 32 * sizeof(float4);  // a warp's sums of 8 tokens
 
   static __device__ int lane() { return threadIdx.x % 32; }
 
-  // Of 16 inputs. An instruction for more than kMaxAtOnce tokens, with as many registers of sums as
-  // half of its tokens, is refused where three warpgroups of a kernel start with 128 each.
+  // Of 16 inputs.
   static __device__ void MultiplyAdd(float (&sums)[kTokens / 2], uint32_t weights, uint32_t x,
                                      int accumulate) {
-    if constexpr (kWarpgroups < kTileMaxWarpgroups || kTokens <= kMaxAtOnce) {
+    if constexpr (!TakesTwoInstructions(kWarpgroups, kTokens)) {
       WgmmaShared(sums, weights, x, accumulate);
     } else {
       using Half = float[kTokens / 4];

@@ -39,8 +39,9 @@ double StepNanoseconds(const TileLinearSplit& split, const TileLayout& layout) {
   const double rows = split.warpgroups * kTileWarpgroupRows;
   const double products = rows * layout.width * kTensorStepInputs / kProductsPerClock;
   const double written = (rows + layout.tile_tokens) * kTensorStepBytes;
-  const double read =
-      split.warpgroups * (kTileWarpgroupRows + layout.width) * double{kTensorStepBytes};
+  const double instructions = TakesTwoInstructions(split.warpgroups, layout.width) ? 2 : 1;
+  const double read = split.warpgroups * double{kTensorStepBytes} *
+                      (instructions * kTileWarpgroupRows + layout.width);
   return std::max(products, (written + read) / kSharedBytesPerClock) / kClocksPerNanosecond;
 }
 

@@ -28,8 +28,14 @@ inline constexpr int kTileWarpgroupRows = 64;
 
 // The columns that the kernel's products may have. A tile's tokens are copied as they are; the
 // columns beyond them are multiplied for nothing.
-using TileWidths = std::integer_sequence<int, 64, 96, 128, 160, 192, 224, 240, 256>;
+using TileWidths = std::integer_sequence<int, 64, 96, 128, 144, 176, 192, 208, 224, 240, 256>;
 inline constexpr int kTileMaxWidth = 256;
+
+// Whether a product of so many columns takes two instructions, each of which reads W. One for more
+// than 200 is refused where three warpgroups of a kernel start with 128 registers a thread.
+constexpr bool TakesTwoInstructions(int warpgroups, int width) {
+  return warpgroups == kTileMaxWarpgroups && width > 192;
+}
 
 struct TileShape {
   explicit TileShape(const LinearParams& params);
