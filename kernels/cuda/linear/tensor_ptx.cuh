@@ -94,6 +94,23 @@ __device__ inline float4 LoadShared(uint32_t address) {
   return value;
 }
 
+__device__ inline void StoreShared(uint32_t address, float4 value) {
+  asm volatile("st.shared::cta.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x),
+               "f"(value.y), "f"(value.z), "f"(value.w)
+               : "memory");
+}
+
+// A 16-byte aligned copy from the own shared memory to another CTA's, by the copy engine; it counts
+// on a barrier of that CTA (both are addresses of RemoteAddress).
+__device__ inline void SendShared(uint32_t destination, uint32_t source, uint32_t bytes,
+                                  uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+      "[%3];" ::"r"(destination),
+      "r"(source), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
 // Two numbers to memory that others do not write, without waiting for what is there.
 __device__ inline void AddToGlobal(float* address, float2 value) {
   asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(address), "f"(value.x), "f"(value.y)

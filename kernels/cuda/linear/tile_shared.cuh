@@ -72,8 +72,8 @@ class TileShared {
 
   __device__ uint32_t Weights(int stage) const { return base_ + stage * kStageBytes; }
   __device__ uint32_t X(int stage) const { return Weights(stage) + kWeightBytes; }
-  // Partial sums of the CTAs that share the tile, in the ring's place; whether they are here;
-  // whether those CTAs are done with their rings.
+  // Partial sums of the CTAs that share the tile, in the ring's place; whether the others' are
+  // here; whether those CTAs are done with their rings and, next, have what they were sent.
   __device__ uint32_t Sums() const { return base_; }
   __device__ uint32_t SumsFull() const { return barriers_; }
   __device__ uint32_t RingsDone() const { return barriers_ + 8; }
@@ -103,7 +103,7 @@ __device__ void InitTileBarriers(const TileArgs& args, const TilePart& part,
     const int sums = args.first_sums[part.part + 1] - args.first_sums[part.part];
     InitBarrier(shared.RingsDone(), kWarps * args.input_parts);
     InitBarrier(shared.SumsFull(), 1);
-    ArriveExpect(shared.SumsFull(), args.input_parts * sums * kWarps * 512);
+    ArriveExpect(shared.SumsFull(), (args.input_parts - 1) * sums * kWarps * 512);
   }
   FenceCopyEngine();
   __syncthreads();

@@ -64,11 +64,15 @@ struct TileLayout {
   int bytes = 0;
 };
 
-// The part of a warpgroup in the place for partial sums, which also stages its outputs.
+// The part of a warpgroup in the place for partial sums: those of all parts that it adds up, which
+// is also where it stages its outputs; and behind, those that it sends to the other parts.
 constexpr int kTileMinSumBytes = 8192;
-constexpr int TileWarpgroupSumBytes(int input_parts, int sum_groups) {
+constexpr int TileAddedSumBytes(int input_parts, int sum_groups) {
   const int bytes = 4 * input_parts * sum_groups * 512;
   return bytes > kTileMinSumBytes ? bytes : kTileMinSumBytes;
+}
+constexpr int TileWarpgroupSumBytes(int input_parts, int sum_groups) {
+  return TileAddedSumBytes(input_parts, sum_groups) + 4 * (input_parts - 1) * sum_groups * 512;
 }
 
 // Nothing where the split is malformed or does not fit.
