@@ -8,8 +8,8 @@
 // start before the preceding kernel on the stream has finished: W depends on nothing.
 //
 // More tokens: bound by products. TileLinear (1..1024, meant for 129 and more) gives a CTA a tile
-// of 128 or 192 rows by up to 256 tokens; the CTAs of a cluster share a tile's inputs, or W's
-// copies.
+// of 192 rows, 128 where y is float32, by up to 256 tokens; the CTAs of a cluster share a tile's
+// inputs, or W's copies.
 //
 // Exactness: products of bf16 accumulate in fp32. In SkinnyLinear the order of the sum depends on K
 // and the instruction shape alone, so a token's result is bit for bit the same for any number of
@@ -120,7 +120,6 @@ inline constexpr int kMaxTileTokens = 1024;
 
 // How TileLinear divides a layer among the SMs.
 struct TileLinearSplit {
-  int warpgroups = 2;   // of 64 outputs each, in a tile: 2, 3
   int token_tiles = 1;  // equal parts of the tokens, of up to 256
   int input_parts = 1;  // CTAs of a cluster that share a tile, each a part of its inputs: 1..4
   int sharers = 1;      // CTAs of a cluster that share copies of W, with a token tile each: 1, 2

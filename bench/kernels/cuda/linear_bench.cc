@@ -157,8 +157,7 @@ void TimeTileSplits(const Model& model, const std::vector<LinearParams>& layers,
         TimeLayers(layers, [&](const LinearParams& layer, const Stream& stream) {
           kernels::cuda::TileLinear(layer, split, stream);
         });
-    const std::string name = "\"warpgroups\": " + std::to_string(split.warpgroups) +
-                             ", \"token_tiles\": " + std::to_string(split.token_tiles) +
+    const std::string name = "\"token_tiles\": " + std::to_string(split.token_tiles) +
                              ", \"input_parts\": " + std::to_string(split.input_parts) +
                              ", \"sharers\": " + std::to_string(split.sharers) +
                              ", \"expected_rank\": " + std::to_string(rank++);

@@ -67,23 +67,17 @@ __global__ void __launch_bounds__(TileThreads(kWarpgroups), 1)
   }
 }
 
-template <TileOutput kOutput, int kWarpgroups, int... kWidths>
+template <TileOutput kOutput, int... kWidths>
 TileKernel TileKernelOf(int width, std::integer_sequence<int, kWidths...>) {
+  constexpr int kWarpgroups = TileWarpgroups(kOutput == TileOutput::kFloat32);
   TileKernel kernel = nullptr;
   ((kernel = width == kWidths ? TileLinearKernel<kWarpgroups, kWidths, kOutput> : kernel), ...);
   return kernel;
 }
 
 template <TileOutput kOutput>
-TileKernel TileKernelFor(int warpgroups, int width) {
-  switch (warpgroups) {
-    case 2:
-      return TileKernelOf<kOutput, 2>(width, TileWidths());
-    case 3:
-      return TileKernelOf<kOutput, 3>(width, TileWidths());
-    default:
-      return nullptr;
-  }
+TileKernel TileKernelFor(int width) {
+  return TileKernelOf<kOutput>(width, TileWidths());
 }
 
 }  // namespace parallax::kernels::cuda

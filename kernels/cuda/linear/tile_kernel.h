@@ -1,4 +1,4 @@
-// The TileLinear kernels: one for each number of warpgroups, width of a product and output.
+// The TileLinear kernels: one for each width of a product and output.
 //
 // Thread safety: any thread.
 #ifndef PARALLAX_KERNELS_CUDA_LINEAR_TILE_KERNEL_H_
@@ -12,11 +12,11 @@ using TileKernel = void (*)(TileArgs);
 
 // Null where there is none. Each output's are compiled in a file of their own.
 template <TileOutput kOutput>
-TileKernel TileKernelFor(int warpgroups, int width);
+TileKernel TileKernelFor(int width);
 
-extern template TileKernel TileKernelFor<TileOutput::kBFloat16>(int, int);
-extern template TileKernel TileKernelFor<TileOutput::kFloat32>(int, int);
-extern template TileKernel TileKernelFor<TileOutput::kSiluAndMul>(int, int);
+extern template TileKernel TileKernelFor<TileOutput::kBFloat16>(int);
+extern template TileKernel TileKernelFor<TileOutput::kFloat32>(int);
+extern template TileKernel TileKernelFor<TileOutput::kSiluAndMul>(int);
 
 }  // namespace parallax::kernels::cuda
 

@@ -2,6 +2,6 @@
 
 namespace parallax::kernels::cuda {
 
-template TileKernel TileKernelFor<TileOutput::kFloat32>(int, int);
+template TileKernel TileKernelFor<TileOutput::kFloat32>(int);
 
 }  // namespace parallax::kernels::cuda

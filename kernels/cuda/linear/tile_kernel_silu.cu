@@ -2,6 +2,6 @@
 
 namespace parallax::kernels::cuda {
 
-template TileKernel TileKernelFor<TileOutput::kSiluAndMul>(int, int);
+template TileKernel TileKernelFor<TileOutput::kSiluAndMul>(int);
 
 }  // namespace parallax::kernels::cuda

@@ -23,14 +23,14 @@ namespace {
 
 constexpr char kOp[] = "TileLinear";
 
-TileKernel KernelFor(TileOutput output, int warpgroups, int width) {
+TileKernel KernelFor(TileOutput output, int width) {
   switch (output) {
     case TileOutput::kFloat32:
-      return TileKernelFor<TileOutput::kFloat32>(warpgroups, width);
+      return TileKernelFor<TileOutput::kFloat32>(width);
     case TileOutput::kSiluAndMul:
-      return TileKernelFor<TileOutput::kSiluAndMul>(warpgroups, width);
+      return TileKernelFor<TileOutput::kSiluAndMul>(width);
     default:
-      return TileKernelFor<TileOutput::kBFloat16>(warpgroups, width);
+      return TileKernelFor<TileOutput::kBFloat16>(width);
   }
 }
 
@@ -40,11 +40,11 @@ TileOutput OutputOf(const LinearParams& p) {
 }
 
 template <int... kWidths>
-void PrepareWidths(int warpgroups, std::integer_sequence<int, kWidths...>) {
+void PrepareWidths(std::integer_sequence<int, kWidths...>) {
   for (int width : {kWidths...}) {
     for (TileOutput output :
          {TileOutput::kBFloat16, TileOutput::kFloat32, TileOutput::kSiluAndMul}) {
-      PrepareKernel(kOp, reinterpret_cast<const void*>(KernelFor(output, warpgroups, width)));
+      PrepareKernel(kOp, reinterpret_cast<const void*>(KernelFor(output, width)));
     }
   }
 }
@@ -54,7 +54,7 @@ void PrepareWidths(int warpgroups, std::integer_sequence<int, kWidths...>) {
 TileDevice ReadDevice(int device) {
   TileDevice limits;
   limits.clusters[1] = DeviceAttribute(kOp, cudaDevAttrMultiProcessorCount, device);
-  const TileKernel kernel = KernelFor(TileOutput::kFloat32, kTileMaxWarpgroups, kTileMaxWidth);
+  const TileKernel kernel = KernelFor(TileOutput::kBFloat16, kTileMaxWidth);
   for (int cluster = 2; cluster <= kTileMaxCluster; ++cluster) {
     const ClusterLaunch launch(cluster, cluster, TileThreads(kTileMaxWarpgroups),
                                TensorSharedBytes(1));
@@ -73,9 +73,7 @@ const TileDevice& PreparedDevice(int device) {
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = known.find(device);
   if (found != known.end()) return found->second;
-  for (int warpgroups = kTileMinWarpgroups; warpgroups <= kTileMaxWarpgroups; ++warpgroups) {
-    PrepareWidths(warpgroups, TileWidths());
-  }
+  PrepareWidths(TileWidths());
   return known.emplace(device, ReadDevice(device)).first->second;
 }
 
@@ -84,7 +82,7 @@ TileArgs MakeArgs(const LinearParams& p, const TileLinearSplit& split, const Til
   TileArgs args;
   // A line of 256 bytes is two neighbouring steps of a row: the other one is wanted next.
   constexpr CUtensorMapL2promotion kPromotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
-  const int weight_rows = split.warpgroups * kTileWarpgroupRows / split.sharers;
+  const int weight_rows = shape.warpgroups * kTileWarpgroupRows / split.sharers;
   args.weight =
       IsGated(p)
           ? InterleavedHalvesMap(p.weight, p.num_inputs, p.num_outputs / 2, weight_rows)
@@ -135,9 +133,9 @@ void TileLinear(const LinearParams& params, const TileLinearSplit& split, const 
   Check(layout.has_value(), kOp, "split", "one that fits; token tiles", split.token_tiles);
 
   const TileArgs args = MakeArgs(params, split, shape, *layout);
-  const TileKernel kernel = KernelFor(OutputOf(params), split.warpgroups, layout->width);
+  const TileKernel kernel = KernelFor(OutputOf(params), layout->width);
   const int cluster = split.input_parts * split.sharers;
-  ClusterLaunch launch(dim3(cluster, layout->clusters), cluster, TileThreads(split.warpgroups),
+  ClusterLaunch launch(dim3(cluster, layout->clusters), cluster, TileThreads(shape.warpgroups),
                        layout->bytes);
   launch.config.stream = stream.cuda_stream();
   if (params.programmatic_launch) launch.AllowProgrammatic();

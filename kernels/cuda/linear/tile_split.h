@@ -1,9 +1,9 @@
 // How TileLinear lays a layer out on a GPU: tiles, clusters, the ring in shared memory. Plain
 // arithmetic on the host; the kernel is in tile_kernel.cuh.
 //
-// A tile is 128 or 192 rows of W (with kSiluAndMul half gates, half their ups) by one of equal
-// parts of the tokens. Cut once more, its inputs are divided among CTAs of a cluster, in steps of
-// 64: one stage of a CTA's ring.
+// A tile is 192 rows of W (with kSiluAndMul half gates, half their ups), 128 where y is float32, by
+// one of equal parts of the tokens. Cut once more, its inputs are divided among CTAs of a cluster,
+// in steps of 64: one stage of a CTA's ring.
 //
 // Thread safety: pure functions.
 #ifndef PARALLAX_KERNELS_CUDA_LINEAR_TILE_SPLIT_H_
@@ -22,13 +22,17 @@ inline constexpr int kTileMaxStages = 8;
 inline constexpr int kTileMaxCluster = 8;
 inline constexpr int kTileMaxInputParts = 4;
 inline constexpr int kTileMaxSharers = 2;
-inline constexpr int kTileMinWarpgroups = 2;
 inline constexpr int kTileMaxWarpgroups = 3;
 inline constexpr int kTileWarpgroupRows = 64;
 
+// Warpgroups that multiply a tile. Three read less of x a product and finish less often, but what
+// adds to the residual has few rows, of which they would leave a GPU too few tiles.
+constexpr int TileWarpgroups(bool y_is_float) { return y_is_float ? 2 : kTileMaxWarpgroups; }
+
 // The columns that the kernel's products may have. A tile's tokens are copied as they are; the
 // columns beyond them are multiplied for nothing.
-using TileWidths = std::integer_sequence<int, 64, 96, 128, 144, 176, 192, 208, 224, 240, 256>;
+using TileWidths = std::integer_sequence<int, 64, 80, 88, 96, 104, 112, 120, 128, 144, 176, 192,
+                                         208, 224, 240, 256>;
 inline constexpr int kTileMaxWidth = 256;
 
 // Whether a product of so many columns takes two instructions, each of which reads W. One for more
@@ -43,6 +47,7 @@ struct TileShape {
   int tokens;
   int rows;   // of W
   int steps;  // of inputs
+  int warpgroups;
 };
 
 struct TileDevice {

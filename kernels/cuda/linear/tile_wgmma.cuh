@@ -1,4 +1,4 @@
-// Hopper's warpgroup matrix instruction for many tokens: 64 outputs by 104 to 256 tokens by 16
+// Hopper's warpgroup matrix instruction for many tokens: 64 outputs by 88 to 256 tokens by 16
 // inputs. As tensor_wgmma.cuh, which has the ones for fewer.
 //
 // Thread safety: device code; called by all threads of a warpgroup.
@@ -10,6 +10,32 @@
 #include "kernels/cuda/linear/tensor_wgmma.cuh"
 
 namespace parallax::kernels::cuda {
+
+// d[64 x 88] = a[64 x 16] b[16 x 88] (+ d, if `accumulate`).
+__device__ __forceinline__ void WgmmaShared(float (&d)[44], uint32_t a, uint32_t b,
+                                            int accumulate) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      ".reg .b64 a, b;\n"
+      "mov.b64 a, {%44, %47};\n"
+      "mov.b64 b, {%45, %47};\n"
+      "setp.ne.b32 p, %46, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n88k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43"
+      "}, a, b, p, 1, 1, 0, 0;\n"
+      "}\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
+        "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
+        "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
+        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
+        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]),
+        "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]),
+        "+f"(d[42]), "+f"(d[43])
+      : "r"(a), "r"(b), "r"(accumulate), "r"(kDescriptorUpper));
+}
 
 // d[64 x 104] = a[64 x 16] b[16 x 104] (+ d, if `accumulate`).
 __device__ __forceinline__ void WgmmaShared(float (&d)[52], uint32_t a, uint32_t b,

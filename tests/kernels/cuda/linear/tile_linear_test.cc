@@ -23,9 +23,8 @@ constexpr LinearEpilogue kEpilogues[] = {LinearEpilogue::kStore, LinearEpilogue:
                                          LinearEpilogue::kSiluAndMul};
 
 std::string NameOf(const LinearParams& p, const TileLinearSplit& split) {
-  return NameOf(p) + ", warpgroups " + std::to_string(split.warpgroups) + ", token tiles " +
-         std::to_string(split.token_tiles) + ", input parts " + std::to_string(split.input_parts) +
-         ", sharers " + std::to_string(split.sharers);
+  return NameOf(p) + ", token tiles " + std::to_string(split.token_tiles) + ", input parts " +
+         std::to_string(split.input_parts) + ", sharers " + std::to_string(split.sharers);
 }
 
 LinearFunction RunBy(const TileLinearSplit& split) {
@@ -80,16 +79,13 @@ TEST(TileLinearTest, EveryTokenCountEpilogueAndSplit) {
 TEST(TileLinearTest, TestsEveryWayToDivideALayer) {
   LinearProblem problem(480, 328, 584, LinearEpilogue::kStore, 2);
   const std::vector<TileLinearSplit> splits = SplitsOf(problem.params);
-  for (int warpgroups : {2, 3}) {
-    for (int input_parts : {1, 2, 3, 4}) {
-      for (int sharers : {1, 2}) {
-        EXPECT_TRUE(Has(splits,
-                        [&](const TileLinearSplit& split) {
-                          return split.warpgroups == warpgroups &&
-                                 split.input_parts == input_parts && split.sharers == sharers;
-                        }))
-            << warpgroups << ' ' << input_parts << ' ' << sharers;
-      }
+  for (int input_parts : {1, 2, 3, 4}) {
+    for (int sharers : {1, 2}) {
+      EXPECT_TRUE(Has(splits,
+                      [&](const TileLinearSplit& split) {
+                        return split.input_parts == input_parts && split.sharers == sharers;
+                      }))
+          << input_parts << ' ' << sharers;
     }
   }
 }
@@ -241,7 +237,6 @@ TEST(TileLinearTest, RefusesWhatItDoesNotTakeByName) {
   refused([](LinearParams& p, auto&) { p.y_stride = 68; }, "y_stride");
   refused([](LinearParams& p, auto&) { p.weight += 1; }, "weight");
   refused([](LinearParams& p, auto&) { p.y_dtype = DType::kFloat16; }, "y_dtype");
-  refused([](LinearParams&, TileLinearSplit& s) { s.warpgroups = 4; }, "split");
   refused([](LinearParams&, TileLinearSplit& s) { s.token_tiles = 0; }, "split");
   refused([](LinearParams&, TileLinearSplit& s) { s.sharers = 2; }, "split");      // of one tile
   refused([](LinearParams&, TileLinearSplit& s) { s.input_parts = 2; }, "split");  // of one step
