@@ -1,10 +1,10 @@
 // Every linear layer of a model on one GPU: which kernel runs it for how many tokens.
 //
 // The fastest for each (layer shape, bucket of token counts), chosen by timing once at start: among
-// the splits of TensorLinear for 2..128 tokens on Hopper, SkinnyLinear for up to 16 there, TileLinear
-// for 129..1024, and cuBLASLt's algorithms for all but the fewest. A shape that was never tuned runs SkinnyLinear, or the first
-// algorithm that cuBLASLt's heuristic proposes; so does a number of tokens that its bucket's
-// algorithm refuses.
+// the splits of TensorLinear for 2..128 tokens on Hopper, SkinnyLinear for up to 16 there,
+// TileLinear for 129..1024, and cuBLASLt's algorithms for all but the fewest. A shape that was
+// never tuned runs SkinnyLinear, or the first algorithm that cuBLASLt's heuristic proposes; so does
+// a number of tokens that its bucket's algorithm refuses.
 //
 // cuBLASLt is loaded at run time (libcublasLt.so of the CUDA major version compiled against, by
 // the dynamic linker's rules, so LD_LIBRARY_PATH counts): one binary serves with and without.

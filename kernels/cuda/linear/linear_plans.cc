@@ -11,7 +11,7 @@ namespace parallax::kernels::cuda {
 namespace {
 
 // Raised when plans of an older text must not be used any more.
-constexpr int kTextVersion = 4;
+constexpr int kTextVersion = 5;
 
 }  // namespace
 
