@@ -111,9 +111,10 @@ __device__ inline void SendShared(uint32_t destination, uint32_t source, uint32_
       : "memory");
 }
 
-// Two numbers to memory that others do not write, without waiting for what is there.
-__device__ inline void AddToGlobal(float* address, float2 value) {
-  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(address), "f"(value.x), "f"(value.y)
+// Four numbers to memory that others do not write, without waiting for what is there.
+__device__ inline void AddToGlobal(float* address, float4 value) {
+  asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address), "f"(value.x),
+               "f"(value.y), "f"(value.z), "f"(value.w)
                : "memory");
 }
 

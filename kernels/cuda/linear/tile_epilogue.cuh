@@ -1,9 +1,10 @@
 // From the sums of products to y, for TileLinear.
 //
 // Of 8 tokens a warp has 16 rows as the instruction leaves them: lane (g, t) = (lane / 4, lane % 4)
-// rows g and g + 8 of tokens 2t and 2t + 1. As float32 they go to y in pieces of 32 bytes, two
-// lanes having exchanged halves. What is rounded to bf16 is transposed in shared memory on its way,
-// 64 tokens at a time, so that whole lines of y are written.
+// rows g and g + 8 of tokens 2t and 2t + 1. As float32 four lanes exchange theirs, so that each has
+// four rows of one token, of which the warp has 64 neighbouring bytes. What is rounded to bf16 is
+// transposed in shared memory on its way, 64 tokens at a time, so that whole lines of y are
+// written.
 //
 // Thread safety: device code; run by all threads of a warpgroup together.
 #ifndef PARALLAX_KERNELS_CUDA_LINEAR_TILE_EPILOGUE_CUH_
@@ -76,29 +77,38 @@ class TileEpilogue {
 
   __device__ void StoreFloats(const float (&sums)[kTokens / 2], const TileSums& range) const {
     const int g = lane() / 4;
-    const bool upper = g % 2 == 1;  // of its two tokens, the lane stores the second
-    const int token = first_token_ + 2 * (lane() % 4) + (upper ? 1 : 0);
-    const int output = first_output_ + warp_ % 4 * 16 + (g & ~1);
+    const bool second_token = g % 2 == 1;
+    const bool second_rows = g / 2 % 2 == 1;
+    const int token = first_token_ + 2 * (lane() % 4) + (second_token ? 1 : 0);
+    const int output = first_output_ + warp_ % 4 * 16 + (second_rows ? 8 : 0) + (g & ~3);
     float* y = static_cast<float*>(args_.y) + token * args_.y_stride + output;
     const int64_t step = 8 * args_.y_stride;
-    // num_outputs comes in eights: two neighbours are both there, or neither.
-    const int last = (args_.tokens - token + 7) / 8;  // the lane's first group without a token
-    const int first_last = output < width_ ? last : 0;
-    const int second_last = output + 8 < width_ ? last : 0;
+    // num_outputs comes in eights: four neighbours are all there, or none.
+    const int last = output < width_ ? (args_.tokens - token + 7) / 8 : 0;
 #pragma unroll
     for (int group = 0; group < kGroups; ++group, y += step) {
       if (group < range.first || group >= range.last) continue;
       const float* const z = &sums[4 * group];
-      const float2 first = ExchangeRows(upper, z[0] + bias_, z[1] + bias_);
-      const float2 second = ExchangeRows(upper, z[2] + second_bias_, z[3] + second_bias_);
+      const float2 first = ExchangeRows(second_token, z[0] + bias_, z[1] + bias_);
+      const float2 second = ExchangeRows(second_token, z[2] + second_bias_, z[3] + second_bias_);
+      const float4 rows = ExchangePairs(second_rows, first, second);
+      if (group >= last) continue;
       if (args_.adds) {
-        if (group < first_last) AddToGlobal(y, first);
-        if (group < second_last) AddToGlobal(y + 8, second);
+        AddToGlobal(y, rows);
       } else {
-        if (group < first_last) *reinterpret_cast<float2*>(y) = first;
-        if (group < second_last) *reinterpret_cast<float2*>(y + 8) = second;
+        *reinterpret_cast<float4*>(y) = rows;
       }
     }
+  }
+
+  // Of two rows and of the two next to them, eight lanes on, and of those 8 further down: gives
+  // away what the neighbour keeps. Returns four neighbouring rows.
+  static __device__ float4 ExchangePairs(bool keeps_second, float2 first, float2 second) {
+    const float2 given = keeps_second ? first : second;
+    const float x = __shfl_xor_sync(~0u, given.x, 8);
+    const float y = __shfl_xor_sync(~0u, given.y, 8);
+    return keeps_second ? make_float4(x, y, second.x, second.y)
+                        : make_float4(first.x, first.y, x, y);
   }
 
   __device__ void StoreStaged(const float (&sums)[kTokens / 2], const TileSums& range,
