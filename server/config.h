@@ -43,7 +43,7 @@ struct ServerConfig {
   int32_t max_num_seqs = 256;
   int32_t max_num_batched_tokens = 2048;
   int32_t max_prefill_chunk = 0;
-  int32_t max_mixed_prefill_tokens = 512;
+  int32_t max_mixed_prefill_tokens = 384;
   int32_t max_queued_requests = 1024;
   int32_t max_queued_tokens = 16 << 20;  // of prompts: 64 MiB
   bool prefix_cache = true;

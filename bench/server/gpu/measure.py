@@ -74,7 +74,7 @@ SCENARIOS = {
     "0.6b": Scenario("0.6b", ["one_stream"]),
     "1.7b": Scenario("1.7b", ["one_stream", "prompt_8k", "streams_128_2k"]),
     "1.7b-mixed": Scenario("1.7b", ["streams_32", "prompt_8k_beside_32"],
-                           ["--max-mixed-prefill-tokens=448"]),
+                           ["--max-mixed-prefill-tokens=384"]),
     "8b": Scenario("8b", ["one_stream", "streams_64_2k"], ["--max-num-seqs=64"]),
     "1.7b-softmax": Scenario("1.7b-softmax", ["one_stream", "streams_32", "streams_128_2k"]),
     "0.6b-text": Scenario("0.6b", ["text_256"], ["--max-num-seqs=256"], has_tokenizer=True),
