@@ -136,23 +136,31 @@ void LinearTuner::TuneBucket(std::span<const LinearParams> layers) {
       continue;
     }
     std::vector<Plan> plans = Rank(group);
-    Try(group.front(), plans.front());
+    Try(group, plans.front());
     if (plans.size() > 1) finalists.emplace(key, std::move(plans));
   }
   ChooseInChain(ChainOf(layers), finalists);
 }
 
+// Whether `plan`, which is from now on that of these layers of one shape, takes all their numbers
+// of tokens; the first two have them (InBucket). Each is tried, also behind a refusal: what an
+// earlier plan's refusal of it left behind would be run in place of this one.
+bool LinearTuner::Try(std::span<const LinearParams> layers, const Plan& plan) {
+  bool takes = true;
+  for (const LinearParams& layer : layers.first(std::min<size_t>(layers.size(), 2))) {
+    takes = runner_.Try(layer, plan, workspace_, stream_) && takes;
+  }
+  return takes;
+}
+
 // The best candidates for layers of one shape. One that refuses these tokens, when Run takes
 // another algorithm, is returned only where all do.
 std::vector<Plan> LinearTuner::Rank(std::span<const LinearParams> layers) {
-  const LinearParams& first = layers.front();
   const std::span<const LinearParams> turns = TakeTurns(layers);
-  const std::vector<Plan> candidates = runner_.Candidates(first);
+  const std::vector<Plan> candidates = runner_.Candidates(layers.front());
   std::vector<TimedPlan> timed;
   for (const Plan& candidate : candidates) {
-    // The first two have all numbers of tokens.
-    const auto takes = [&](const LinearParams& layer) { return Try(layer, candidate); };
-    if (!std::ranges::all_of(turns.first(std::min<size_t>(turns.size(), 2)), takes)) continue;
+    if (!Try(layers, candidate)) continue;
     const auto launch = [&] {
       for (const LinearParams& layer : turns) Run(layer);
     };
@@ -181,8 +189,8 @@ void LinearTuner::ChooseInChain(std::span<const LinearParams> chain, const Final
 
 // Adopts the best start, and returns its time. A kernel that starts early gains only behind one
 // that lets it: to change one shape at a time may never get from one family of kernels to the
-// other. So the best without TensorLinear, the best of each shape and the best with it are
-// compared.
+// other. So the best without TensorLinear and TileLinear, the best of each shape and the best with
+// them are compared.
 double LinearTuner::ChooseStart(const Finalists& finalists, const std::function<double()>& time) {
   const auto adopt_all = [&](const std::map<PlanKey, Plan>& plans) {
     for (const auto& [key, plan] : plans) runner_.Adopt(key, plan);

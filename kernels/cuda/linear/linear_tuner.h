@@ -42,9 +42,7 @@ class LinearTuner {
   void ChooseOne(const PlanKey& key, const std::vector<Plan>& plans,
                  const std::function<double()>& time, double& least);
   void Run(const LinearParams& layer) { runner_.Run(layer, workspace_, stream_); }
-  bool Try(const LinearParams& layer, const Plan& plan) {
-    return runner_.Try(layer, plan, workspace_, stream_);
-  }
+  bool Try(std::span<const LinearParams> layers, const Plan& plan);
 
   LinearRunner& runner_;
   const std::span<std::byte> workspace_;
