@@ -26,7 +26,7 @@ struct TileArgs {
 
   // A cluster takes a group of tiles at a time: of one row tile, a token tile for each sharer.
   int token_groups;            // of a row tile
-  uint32_t over_token_groups;  // 2^32 divided by it, rounded up; where it is 1, unused
+  uint32_t over_token_groups;  // ReciprocalOf(token_groups); where that is 1, unused
   int full_groups;             // of every cluster
   int rest_groups;             // clusters with one more
   int sharers_shift;           // log2 of the CTAs of a cluster that share weights

@@ -95,14 +95,14 @@ TileArgs MakeArgs(const LinearParams& p, const TileLinearSplit& split, const Til
   args.num_outputs = p.num_outputs;
   args.tile_tokens = layout.tile_tokens;
   args.token_groups = layout.token_groups;
-  args.over_token_groups = ((uint64_t{1} << 32) + layout.token_groups - 1) / layout.token_groups;
+  args.over_token_groups = ReciprocalOf(layout.token_groups);
   args.full_groups = layout.groups / layout.clusters;
   args.rest_groups = layout.groups % layout.clusters;
   args.sharers_shift = std::countr_zero(static_cast<unsigned>(split.sharers));
   args.input_parts = split.input_parts;
   for (int part = 0; part <= split.input_parts; ++part) {
-    args.first_steps[part] = shape.steps * part / split.input_parts;
-    args.first_sums[part] = layout.tile_tokens / 8 * part / split.input_parts;
+    args.first_steps[part] = FirstOfPart(shape.steps, split.input_parts, part);
+    args.first_sums[part] = FirstOfPart(layout.tile_tokens / 8, split.input_parts, part);
   }
   args.most_sums = layout.sum_groups;
   args.stages = layout.stages;

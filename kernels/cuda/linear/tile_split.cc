@@ -17,7 +17,7 @@ int LeastOf(int tokens, std::integer_sequence<int, kWidths...>) {
 }
 
 bool IsKnown(const TileLinearSplit& split) {
-  return split.token_tiles >= 1 && split.input_parts >= 1 &&
+  return split.token_tiles >= 1 && split.token_tiles <= kMaxTileTokens && split.input_parts >= 1 &&
          split.input_parts <= kTileMaxInputParts && split.sharers >= 1 &&
          split.sharers <= kTileMaxSharers && split.token_tiles % split.sharers == 0;
 }

@@ -9,6 +9,7 @@
 #ifndef PARALLAX_KERNELS_CUDA_LINEAR_TILE_SPLIT_H_
 #define PARALLAX_KERNELS_CUDA_LINEAR_TILE_SPLIT_H_
 
+#include <cstdint>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -78,6 +79,16 @@ constexpr int TileAddedSumBytes(int input_parts, int sum_groups) {
 }
 constexpr int TileWarpgroupSumBytes(int input_parts, int sum_groups) {
   return TileAddedSumBytes(input_parts, sum_groups) + 4 * (input_parts - 1) * sum_groups * 512;
+}
+
+// Where part `part` begins of `total` things that are cut into equal `parts`; the last one ends
+// where part `parts` would begin.
+constexpr int FirstOfPart(int total, int parts, int part) { return total * part / parts; }
+
+// 2^32 / divisor, rounded up: the upper half of n times it is n / divisor where n * divisor < 2^32.
+// Not for 1, of which it has no room.
+constexpr uint32_t ReciprocalOf(int divisor) {
+  return static_cast<uint32_t>(((uint64_t{1} << 32) + divisor - 1) / divisor);
 }
 
 // Nothing where the split is malformed or does not fit.

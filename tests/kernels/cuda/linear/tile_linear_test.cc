@@ -45,9 +45,10 @@ class Oracle : public LinearOracle {
     LinearOracle::ExpectRight(RunBy(split), y_padding);
   }
 
-  // Of all splits of the layer, which must use each way to divide it.
   void ExpectEverySplitRight(int y_padding = 0) const {
-    for (const TileLinearSplit& split : SplitsOf(problem_.params)) {
+    const std::vector<TileLinearSplit> splits = SplitsOf(problem_.params);
+    EXPECT_FALSE(splits.empty()) << NameOf(problem_.params);
+    for (const TileLinearSplit& split : splits) {
       if (::testing::Test::HasFailure()) return;  // the first is enough to read
       ExpectRight(split, y_padding);
     }

@@ -1,5 +1,5 @@
-// How TileLinear lays layers out: that what it says fits does, and that each step of each tile is
-// one CTA's. Needs no GPU.
+// How TileLinear lays layers out: that what it says fits does, and that each step and each sum
+// is one CTA's. Needs no GPU.
 #include "kernels/cuda/linear/tile_split.h"
 
 #include <gtest/gtest.h>
@@ -78,7 +78,7 @@ TEST(TileSplitTest, RefusesMalformedSplits) {
     EXPECT_FALSE(LayOut(shape, {.token_tiles = 2, .input_parts = wrong}, kDevice)) << wrong;
     EXPECT_FALSE(LayOut(shape, {.token_tiles = 2, .sharers = wrong}, kDevice)) << wrong;
   }
-  for (int wrong : {INT32_MIN, -1, 0, 61, 1 << 30}) {
+  for (int wrong : {INT32_MIN, -1, 0, 61, 1 << 30, INT32_MAX}) {
     EXPECT_FALSE(LayOut(shape, {.token_tiles = wrong}, kDevice)) << wrong;
   }
   EXPECT_FALSE(LayOut(shape, {.token_tiles = 3, .sharers = 2}, kDevice)) << "one is alone";
@@ -111,30 +111,41 @@ TEST(TileSplitTest, ExpectsFirstWhatWasFast) {
   }
 }
 
-// The arithmetic of who does what (TileArgs, TilePart).
-TEST(TileSplitTest, EveryStepOfEveryTileAndEveryTokensSumIsOneCtas) {
+// The parts follow one another from the first thing to the last, none of them empty.
+void ExpectPartsCover(int total, int parts, int most) {
+  EXPECT_EQ(FirstOfPart(total, parts, 0), 0);
+  EXPECT_EQ(FirstOfPart(total, parts, parts), total);
+  for (int part = 0; part < parts; ++part) {
+    const int size = FirstOfPart(total, parts, part + 1) - FirstOfPart(total, parts, part);
+    EXPECT_GE(size, 1);
+    EXPECT_LE(size, most);
+  }
+}
+
+TEST(TileSplitTest, PartsAreEqualAndLeaveNothingOut) {
   std::mt19937 rng(2);
   for (int i = 0; i < 300; ++i) {
     const TileShape shape = RandomShape(rng);
     for (const TileLinearSplit& split : RankedSplits(shape, kDevice)) {
       const TileLayout layout = *LayOut(shape, split, kDevice);
-      int tiles = 0;
-      for (int cluster = 0; cluster < layout.clusters; ++cluster) {
-        const int taken = (layout.groups - cluster + layout.clusters - 1) / layout.clusters;
-        ASSERT_GE(taken, 1);
-        tiles += taken;
-      }
-      EXPECT_EQ(tiles, layout.groups);
-      const int groups = layout.tile_tokens / 8;
-      for (int part = 0; part < split.input_parts; ++part) {
-        const int steps =
-            shape.steps * (part + 1) / split.input_parts - shape.steps * part / split.input_parts;
-        EXPECT_GE(steps, 1);
-        const int sums =
-            groups * (part + 1) / split.input_parts - groups * part / split.input_parts;
-        EXPECT_GE(sums, 1);
-        EXPECT_LE(sums, layout.sum_groups);
-      }
+      const int most_steps = (shape.steps + split.input_parts - 1) / split.input_parts;
+      ExpectPartsCover(shape.steps, split.input_parts, most_steps);
+      ExpectPartsCover(layout.tile_tokens / 8, split.input_parts, layout.sum_groups);
+    }
+  }
+}
+
+// The kernel multiplies by the reciprocal where it would divide.
+TEST(TileSplitTest, FindsEveryGroupsRowTile) {
+  for (int token_groups = 2; token_groups <= 16; ++token_groups) {
+    const uint64_t reciprocal = ReciprocalOf(token_groups);
+    const auto row_tile = [&](int group) { return static_cast<int>(group * reciprocal >> 32); };
+    for (int group = 0; group < 100000; ++group) {
+      ASSERT_EQ(row_tile(group), group / token_groups) << group << " / " << token_groups;
+    }
+    // No layer has more: 2^31 outputs are 2^24 row tiles.
+    for (int group = (1 << 28) - 1000; group < 1 << 28; ++group) {
+      ASSERT_EQ(row_tile(group), group / token_groups) << group << " / " << token_groups;
     }
   }
 }
