@@ -8,11 +8,12 @@
 //
 //   linear_bench [--skinny] [--splits] [--mixed] [--model=NAME] [tokens ...]
 //
-// Tokens are 1 2 4 8 16 32 64 128, unless given. --skinny leaves cuBLASLt, and so the tuned plans,
-// out. --mixed takes the layers as a step with a prompt's chunk has them: without the head, and o
-// and down add to a float32 residual. --splits times every split of TensorLinear, or of TileLinear
-// for more than 128 tokens and cuBLASLt beside it, on each of the model's layer shapes instead of
-// the chain: microseconds a layer, of as many layers as the model has.
+// Tokens, each number from 1 to 1024, are 1 2 4 8 16 32 64 128 unless given. --skinny leaves
+// cuBLASLt, and so the tuned plans, out. --mixed takes the layers as a step with a prompt's chunk
+// has them: without the head, and o and down add to a float32 residual. --splits times every split
+// of TensorLinear, or of TileLinear for more than 128 tokens and cuBLASLt beside it, on each of the
+// model's layer shapes instead of the chain: microseconds a layer, of as many layers as the model
+// has.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -333,7 +334,13 @@ int main(int argc, char** argv) {
     } else if (argument.starts_with(kModelOption)) {
       options.model = argument.substr(kModelOption.size());
     } else {
-      options.token_counts.push_back(std::atoi(argv[i]));
+      const int tokens = std::atoi(argv[i]);
+      if (tokens < 1 || tokens > parallax::bench::kMaxTokens) {
+        std::fprintf(stderr, "linear_bench: %s is no option, nor from 1 to %d tokens\n", argv[i],
+                     parallax::bench::kMaxTokens);
+        return 2;
+      }
+      options.token_counts.push_back(tokens);
     }
   }
   if (options.token_counts.empty()) options.token_counts = {1, 2, 4, 8, 16, 32, 64, 128};
