@@ -14,7 +14,7 @@
 // their kernels one by one.
 //
 // Results vary with the batch, by rounding: the bits of a row's logits depend on its own sequence,
-// on the size class of the step (kernels/cuda/linear_plans.h) and on the number and the lengths of
+// on the step's number of rows (kernels/cuda/linear_plans.h) and on the number and the lengths of
 // the other sequences in it, which decide where decode and prefill cut a sequence's keys
 // (kernels/cuda/parallax_decode.h). At a near tie another token may follow. The same steps give
 // the same bits; the CPU backend gives them whatever else is in the step.

@@ -9,7 +9,7 @@
 //
 // More tokens: bound by products. TileLinear (1..1024, meant for 129 and more) gives a CTA a tile
 // of 192 rows, 128 where y is float32, by up to 256 tokens; the CTAs of a cluster share a tile's
-// inputs, or W's copies.
+// inputs, or W's copies, or both.
 //
 // Exactness: products of bf16 accumulate in fp32. In SkinnyLinear the order of the sum depends on K
 // and the instruction shape alone, so a token's result is bit for bit the same for any number of

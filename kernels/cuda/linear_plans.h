@@ -12,10 +12,12 @@
 // Exactness: as linear.h where its kernels run. Of cuBLASLt, products accumulate in fp32 in an
 // order that it chooses, and kSiluAndMul rounds gate and up to bf16 before the product. One plan
 // repeats its bits, two plans may differ in the last ones. So a token's bits depend on the bucket
-// of the batch, and Restore() makes one start of the program repeat another.
+// of the batch, where TileLinear runs, which chooses its split by it, on the very number of its
+// tokens, and Restore() makes one start of the program repeat another.
 //
-// Thread safety: one thread at a time. Run() allocates nothing once its shape is known, never
-// waits, and can be captured in a CUDA graph.
+// Thread safety: one thread at a time. Run() never waits and can be captured in a CUDA graph. It
+// allocates nothing on the GPU; on the host a little, to remember, for a shape or a number of
+// tokens above 128 that it has not seen.
 // Errors: KernelError for shapes and alignment, when cuBLASLt is missing, and when it refuses.
 #ifndef PARALLAX_KERNELS_CUDA_LINEAR_PLANS_H_
 #define PARALLAX_KERNELS_CUDA_LINEAR_PLANS_H_

@@ -11,7 +11,7 @@
 namespace parallax::kernels::cuda {
 namespace {
 
-constexpr char kOp[] = "TensorLinear";
+constexpr char kOp[] = "TensorMap";
 constexpr cuuint32_t kBoxColumns = 64;  // 128 bytes
 
 using Encoder = PFN_cuTensorMapEncodeTiled_v12000;
