@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear/cublaslt.h"
+#include "kernels/cuda/linear/linear_params.h"
 
 namespace parallax::kernels::cuda {
 
@@ -21,8 +22,8 @@ struct PlanKey {
   auto operator<=>(const PlanKey&) const = default;
 };
 
-// Of kTile there is one plan: it chooses its split for the very number of tokens, which matters more
-// than what was the fastest for the largest of the bucket.
+// Of kTile there is one plan: it chooses its split for the very number of tokens, which matters
+// more than what was the fastest for the largest of the bucket.
 enum class PlanKernel : int { kCublasLt, kSkinny, kTensor, kTile };
 
 struct Plan {
@@ -40,8 +41,6 @@ inline int BucketOf(int tokens) {
   return static_cast<int>(std::bit_ceil(static_cast<unsigned>(tokens)));
 }
 
-inline bool IsSilu(const LinearParams& p) { return p.epilogue == LinearEpilogue::kSiluAndMul; }
-
 inline MatmulShape ShapeOf(const LinearParams& p) {
   return {.num_outputs = p.num_outputs,
           .num_inputs = p.num_inputs,
@@ -50,7 +49,7 @@ inline MatmulShape ShapeOf(const LinearParams& p) {
           .has_bias = p.bias != nullptr && p.y_dtype == DType::kBFloat16};
 }
 
-inline PlanKey KeyOf(const LinearParams& p) { return {ShapeOf(p), IsSilu(p), BucketOf(p.tokens)}; }
+inline PlanKey KeyOf(const LinearParams& p) { return {ShapeOf(p), IsGated(p), BucketOf(p.tokens)}; }
 
 }  // namespace parallax::kernels::cuda
 

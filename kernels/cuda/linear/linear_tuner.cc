@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/cuda/linear/launch_clock.h"
+#include "kernels/cuda/linear/linear_params.h"
 
 namespace parallax::kernels::cuda {
 namespace {
@@ -68,12 +69,12 @@ std::vector<Plan> BestOf(std::vector<TimedPlan> timed) {
 std::vector<LinearParams> WithMostTokens(std::span<const LinearParams> layers) {
   std::map<std::pair<MatmulShape, bool>, int> most;
   for (const LinearParams& layer : layers) {
-    int& tokens = most[{ShapeOf(layer), IsSilu(layer)}];
+    int& tokens = most[{ShapeOf(layer), IsGated(layer)}];
     tokens = std::max(tokens, layer.tokens);
   }
   std::vector<LinearParams> kept(layers.begin(), layers.end());
   std::erase_if(kept, [&](const LinearParams& layer) {
-    return layer.tokens < most[{ShapeOf(layer), IsSilu(layer)}];
+    return layer.tokens < most[{ShapeOf(layer), IsGated(layer)}];
   });
   return kept;
 }

@@ -16,6 +16,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear/linear_params.h"
 #include "kernels/cuda/linear/skinny_epilogue.cuh"
 #include "kernels/cuda/programmatic_launch.cuh"
 #include "kernels/cuda/ptx/ptx.cuh"
@@ -297,10 +298,6 @@ int DeviceAttribute(cudaDeviceAttr attribute, int device) {
   return value;
 }
 
-int OutputWidth(const LinearParams& p) {
-  return p.epilogue == LinearEpilogue::kSiluAndMul ? p.num_outputs / 2 : p.num_outputs;
-}
-
 void CheckParams(const LinearParams& p, int compute_capability_major) {
   constexpr char kOp[] = "SkinnyLinear";
   const bool silu = p.epilogue == LinearEpilogue::kSiluAndMul;
@@ -353,11 +350,11 @@ void CheckNorms(const LinearParams& p) {
 SkinnyArgs MakeArgs(const LinearParams& p, int tile_rows, int num_sms) {
   SkinnyArgs args;
   args.x = p.x;
-  args.x_stride = p.x_stride == 0 ? p.num_inputs : p.x_stride;
+  args.x_stride = XStride(p);
   args.weight = p.weight;
   args.bias = p.bias;
   args.y = p.y;
-  args.y_stride = p.y_stride == 0 ? OutputWidth(p) : p.y_stride;
+  args.y_stride = YStride(p);
   args.tokens = p.tokens;
   args.num_outputs = p.num_outputs;
   args.num_inputs = p.num_inputs;

@@ -7,7 +7,6 @@
 #include <cuda_runtime_api.h>
 #include <vector_types.h>
 
-#include <cstdint>
 #include <string_view>
 
 #include "kernels/cuda/linear.h"
@@ -16,18 +15,6 @@ namespace parallax::kernels::cuda {
 
 int DeviceAttribute(std::string_view op, cudaDeviceAttr attribute, int device);
 bool IsHopper(std::string_view op, int device);
-
-inline bool IsGated(const LinearParams& p) { return p.epilogue == LinearEpilogue::kSiluAndMul; }
-
-inline int OutputWidth(const LinearParams& p) {
-  return IsGated(p) ? p.num_outputs / 2 : p.num_outputs;
-}
-inline int64_t XStride(const LinearParams& p) {
-  return p.x_stride == 0 ? p.num_inputs : p.x_stride;
-}
-inline int64_t YStride(const LinearParams& p) {
-  return p.y_stride == 0 ? OutputWidth(p) : p.y_stride;
-}
 
 // 1..max_tokens tokens, and numbers of outputs and inputs that tensor copies take.
 bool TakesShape(const LinearParams& params, int max_tokens);

@@ -18,6 +18,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear/linear_params.h"
 #include "kernels/cuda/linear/tensor_args.h"
 #include "kernels/cuda/linear/tensor_consumer.cuh"
 #include "kernels/cuda/linear/tensor_launch.h"

@@ -12,6 +12,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_error.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear/linear_params.h"
 #include "kernels/cuda/linear/tensor_launch.h"
 #include "kernels/cuda/linear/tensor_map.h"
 #include "kernels/cuda/linear/tile_kernel.h"
