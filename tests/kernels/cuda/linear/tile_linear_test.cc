@@ -6,11 +6,13 @@
 #include <cstring>
 #include <iostream>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear/tile_split.h"
 #include "tests/kernels/cuda/linear/linear_chain.h"
 #include "tests/kernels/cuda/linear/linear_oracle.h"
 #include "tests/kernels/cuda/linear/linear_problem.h"
@@ -62,8 +64,11 @@ bool Has(const std::vector<TileLinearSplit>& splits, const auto& condition) {
   return std::any_of(splits.begin(), splits.end(), condition);
 }
 
+constexpr int kTokenCounts[] = {1,   64,  129, 136, 250, 256,  257, 352,
+                                416, 440, 480, 512, 544, 1000, 1024};
+
 TEST(TileLinearTest, EveryTokenCountEpilogueAndSplit) {
-  for (int tokens : {1, 64, 129, 136, 250, 256, 257, 352, 416, 480, 512, 544, 1000, 1024}) {
+  for (int tokens : kTokenCounts) {
     // Neither is a multiple of its tile: 328 rows are 2.6 or 1.7 tiles, 584 inputs 9.1 steps.
     const int token_step = 1 + tokens / 200;
     for (LinearEpilogue epilogue : kEpilogues) {
@@ -75,6 +80,23 @@ TEST(TileLinearTest, EveryTokenCountEpilogueAndSplit) {
     rounded.params.y_dtype = DType::kBFloat16;
     Oracle(rounded, 1, token_step).ExpectEverySplitRight();
   }
+}
+
+// Each is a kernel of its own.
+TEST(TileLinearTest, TestsEveryWidth) {
+  constexpr TileDevice kDevice = {{0, 132}};
+  std::set<int> widths;
+  for (int tokens : kTokenCounts) {
+    LinearParams params;
+    params.tokens = tokens;
+    params.num_outputs = 328;
+    params.num_inputs = 584;
+    const TileShape shape(params);
+    for (const TileLinearSplit& split : RankedSplits(shape, kDevice)) {
+      widths.insert(LayOut(shape, split, kDevice)->width);
+    }
+  }
+  EXPECT_EQ(widths.size(), TileWidths::size());
 }
 
 TEST(TileLinearTest, TestsEveryWayToDivideALayer) {
