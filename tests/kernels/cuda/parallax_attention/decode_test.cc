@@ -314,9 +314,9 @@ class CopyOfOut {
   DeviceArray<uint16_t> copy_;
 };
 
-// Prefill's keys keep it busy long after decode's are read: a kernel behind both must find what both
-// wrote. And decode must not read before the kernel has written that prefill itself waits for: not
-// even where prefill has so few blocks that all of them run at once with that one.
+// Prefill's keys keep it busy long after decode's are read: a kernel behind both must find what
+// both wrote. And decode must not read before the kernel has written that prefill itself waits for:
+// not even where prefill has so few blocks that all of them run at once with that one.
 TEST(DecodeTest, BesidePrefillWaitsForItsInputsAndCompletesAfterIt) {
   std::mt19937 rng(8);
   const DeviceProperties device = ReadDeviceProperties(0);

@@ -117,6 +117,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(NamedShape{"Group1Dim128", {.query_heads = 2, .kv_heads = 2}},
                     NamedShape{"Group2Dim128", {.query_heads = 4, .kv_heads = 2}},
                     NamedShape{"Group3Dim128", {.query_heads = 6, .kv_heads = 2}},
+                    NamedShape{"Group3Dim64", {.query_heads = 3, .kv_heads = 1, .head_dim = 64}},
                     NamedShape{"Group4Dim64", {.query_heads = 4, .kv_heads = 1, .head_dim = 64}},
                     NamedShape{"Group16Dim128", {.query_heads = 16, .kv_heads = 1}},
                     NamedShape{"SoftmaxDim128", {.query_heads = 4, .kv_heads = 2, .probe = false}},
