@@ -5,6 +5,7 @@
 
 #include "engine/models/rope_frequencies.h"
 #include "kernels/cuda/embedding.h"
+#include "kernels/cuda/execution.h"
 #include "kernels/cuda/head_norm_rope.h"
 #include "kernels/cuda/parallax_decode.h"
 #include "kernels/cuda/parallax_prefill.h"

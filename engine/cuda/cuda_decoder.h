@@ -27,7 +27,6 @@
 #include "engine/models/model_config.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/device_properties.h"
-#include "kernels/cuda/execution.h"
 #include "kernels/cuda/linear_plans.h"
 #include "kernels/cuda/paged_kv_cache.h"
 #include "kernels/stream.h"

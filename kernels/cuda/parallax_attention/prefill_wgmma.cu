@@ -295,7 +295,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   // descriptors in uniform registers.
   const int warp = __shfl_sync(0xFFFFFFFF, threadIdx.x / 32, 0);
   if (warp < 4) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers::kProducer));
+    ShrinkRegisters<Registers::kProducer>();
     const int lane = threadIdx.x % 32;
     if (warp == 0) {
       CopyKeysAndValues(args, shared, lane);
@@ -305,7 +305,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       LoadQueries<kHeadDim, kProbe>(args, shared, warp - 2, lane);
     }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers::kConsumer));
+    GrowRegisters<Registers::kConsumer>();
     Consumer<kHeadDim, kProbe> consumer(args, shared, warp - 4);
     consumer.Run();
   }

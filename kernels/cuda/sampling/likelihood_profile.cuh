@@ -32,7 +32,6 @@ namespace parallax::kernels::cuda {
 struct BinRange {
   int first = 0;
   int last = -1;
-  __device__ bool Has(int bin) const { return bin >= first && bin <= last; }
 };
 
 // Logits from `least` up to but not including `end`.

@@ -29,7 +29,7 @@ inline constexpr float kHeadroom = 24.0f;
 inline constexpr float kDepth = 26.0f;
 inline constexpr float kCellWidth = (kHeadroom + kDepth) / kLastCell;  // 0.0157
 
-// A bin's 32 bits hold 4096 elements of a block.
+// A bin's 32 bits hold 4064 elements of a block, whatever their weights.
 inline constexpr int kWeightBits = 20;
 
 // A logit's place is that of its cell: 0 at the top, 1 in the last cell, that of kNoMassBin.
