@@ -315,8 +315,8 @@ void CudaDecoder::Attend(const AttentionInputs& inputs) {
   if (decodes && prefills && options_.overlap_attention) {
     // Prefill's blocks take a multiprocessor each and run as long as the keys are many, so they go
     // first; decode's fill what is left, and more as those end. Neither kernel's blocks wait for
-    // others of their launch (but within a cluster, which starts as one), so that either ends
-    // however few multiprocessors it gets.
+    // others of their launch that may not have started yet (a cluster starts as one), so that
+    // either ends however few multiprocessors it gets.
     AttendPrefilling(inputs);
     AttendDecoding(inputs, /*beside_prefill=*/true);
     return;

@@ -67,10 +67,11 @@ struct ParallaxDecodeParams {
   // precede it, back to the last whose successor was launched plainly, must not write those.
   bool programmatic_launch = false;
 
-  // Runs the kernel beside its predecessor on the stream instead of behind it: on multiprocessors that
-  // the other leaves free, and on more as it ends. It completes after it. The predecessor must let the
-  // next kernel start only once everything that this one reads is complete, as ParallaxPrefill does,
-  // and must not write it. On GPUs before Hopper it runs behind it.
+  // Runs the kernel beside its predecessor on the stream instead of behind it: on multiprocessors
+  // that the other leaves free, and on more as it ends. It completes after it. The predecessor must
+  // let the next kernel start only once everything that this one reads is complete, as
+  // ParallaxPrefill does, and must not write it; workspaces differ. Other GPUs than Hopper run it
+  // behind its predecessor.
   bool beside_preceding = false;
 };
 

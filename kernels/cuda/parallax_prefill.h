@@ -63,8 +63,8 @@ struct ParallaxPrefillParams {
 
   // Lets the kernel start while its predecessor on the stream drains (programmatic dependent
   // launch, on Hopper). Until that is done it reads only query_start and context_len: kernels that
-  // precede it, back to the last whose successor was launched plainly, must not write those. Its own
-  // successor, if launched early, starts when its predecessors are complete.
+  // precede it, back to the last whose successor was launched plainly, must not write those. Its
+  // own successor, if launched early, starts when its predecessors are complete.
   bool programmatic_launch = false;
 };
 

@@ -3,10 +3,14 @@
 // (starting, reading parameters, copying weights) costs nothing.
 //
 // A kernel launched so calls WaitForPrecedingKernel() in every block before it reads or writes
-// anything that earlier work on the stream touches; LetNextKernelStart() as early as possible. Both
-// do nothing in a kernel that was launched plainly, and in code compiled for less than 9.0, which
-// is what a build without 9.0 runs on every GPU and any build may run on a GPU after Hopper.
-// LaunchEarly launches such code plainly: started early, it would read what is not written yet.
+// anything that earlier work on the stream touches; LetNextKernelStart() as early as possible. The
+// exception is a pair that runs side by side: prefill lets decode start only when what both read is
+// complete, and decode need not wait (ParallaxDecodeParams::beside_preceding).
+//
+// The wait does nothing in a kernel that was launched plainly, LetNextKernelStart() nothing ahead
+// of one. Both do nothing in code compiled for less than 9.0, which is what a build without 9.0
+// runs on every GPU and any build may run on a GPU after Hopper. LaunchEarly launches such code
+// plainly: started early, it would read what is not written yet.
 //
 // Thread safety: as Stream. Errors: KernelError for a launch that is refused.
 #ifndef PARALLAX_KERNELS_CUDA_PROGRAMMATIC_LAUNCH_CUH_

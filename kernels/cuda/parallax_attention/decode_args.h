@@ -61,7 +61,7 @@ struct DecodeArgs {
   int unit_cost = 1;         // pages that a unit's start takes the time of
   int cut_cost = 2;          // pages a CTA would rather read than cut a unit
 
-  bool beside_preceding = false;  // no CTA waits for the kernel before, but the last one, at its end
+  bool beside_preceding = false;  // only the last CTA waits for the kernel before, at its end
 };
 
 }  // namespace parallax::kernels::cuda

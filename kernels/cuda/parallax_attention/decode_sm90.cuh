@@ -28,13 +28,15 @@ namespace parallax::kernels::cuda {
 inline constexpr int kFirstSlotsReady = 3;
 inline constexpr int kRingReady = 4;
 
-// What the kernel before this one writes is read behind this; or was written before that one started.
+// Ahead of all reads of what earlier kernels write. Beside a kernel that lets this one start when
+// those are complete, there is nothing to wait for.
 __device__ inline void WaitForInputs(const DecodeArgs& args) {
   if (!args.beside_preceding) WaitForPrecedingKernel();
 }
 
-// At a CTA's end. A grid is complete when all of its CTAs are: the last one, which has none behind it
-// that waits for its place, keeps this one from completing before the kernel that it runs beside.
+// At a CTA's end. A grid is complete when all of its CTAs are: the last one, which has none behind
+// it that waits for its place, keeps this grid from completing before the kernel that it runs
+// beside.
 __device__ inline void EndAfterPreceding(const DecodeArgs& args) {
   if (args.beside_preceding && blockIdx.x == gridDim.x - 1) WaitForPrecedingKernel();
 }

@@ -130,8 +130,7 @@ class WarpRows {
   __device__ __forceinline__ void Finish(SharedBlocks<kHeadDim>& shared) {
     constexpr int kVectors = kHeadDim / 4;  // of a lane's outputs
     static_assert(kWarps * 32 * kVectors * sizeof(float4) <= sizeof(shared.k) + sizeof(shared.v));
-    float4* const shelf =
-        reinterpret_cast<float4*>(shared.k[0]) + warp_ * kVectors * 32 + lane_;
+    float4* const shelf = reinterpret_cast<float4*>(shared.k[0]) + warp_ * kVectors * 32 + lane_;
     if (tile_.parts > 1 &&
         !MergeParts(
             *args_.workspace, tile_.first_part * kWarps + warp_, kWarps, tile_.part, tile_.parts,

@@ -1,9 +1,9 @@
 // Merging the parts of rows whose keys were cut (prefill_schedule.cuh).
 //
-// Parts are merged in pairs, and the pairs in pairs: a tree whose shape the number of parts gives. A
-// warp has the state of its 16 rows over a part. Of two neighbours the first to be done leaves its
-// state in scratch memory; the other takes it from there, and goes on with both. What is left and
-// what is right enters the sum in that order: the result does not depend on who was first.
+// Parts are merged in pairs, and the pairs in pairs: a tree whose shape the number of parts gives.
+// A warp has the state of its 16 rows over a part. Of two neighbours the first to be done leaves
+// its state in scratch memory; the other takes it from there, and goes on with both. What is left
+// and what is right enters the sum in that order: the result does not depend on who was first.
 //
 // A warp's own outputs are meanwhile on a shelf in shared memory: beside what they are merged with,
 // and where they are from, they do not fit the registers.
@@ -128,8 +128,9 @@ __device__ __forceinline__ void FoldPart(const float4* from, bool own_is_right,
 // when its state is stored. In any order the counter ends at three.
 constexpr uint32_t kPairDone = 3;
 
-// The counter's operations are lane 0's. What a shuffle returns is known to be the same in all lanes:
-// behind a branch that may not be, the compiler finds no room for a warpgroup's accumulators.
+// The counter's operations are lane 0's. What a shuffle returns is known to be the same in all
+// lanes: behind a branch that may not be, the compiler finds no room for a warpgroup's
+// accumulators.
 __device__ __forceinline__ uint32_t CountUp(uint32_t* counter, int lane) {
   uint32_t before = 0;
   if (lane == 0) before = atomicAdd(counter, 1);
@@ -148,8 +149,8 @@ __device__ __forceinline__ void ReleasePair(uint32_t* counter, int lane) {
   CountUp(counter, lane);
 }
 
-// By the second: the first has claimed the pair, hence runs, and only its stores are waited for. The
-// counter is left as it was before the launch.
+// By the second: the first has claimed the pair, hence runs, and only its stores are waited for.
+// The counter is left as it was before the launch.
 __device__ __forceinline__ void AwaitPair(uint32_t* counter, int lane) {
   uint32_t count = 0;
   do {
@@ -175,10 +176,10 @@ __device__ __forceinline__ void AwaitPair(uint32_t* counter, int lane) {
   __syncwarp();
 }
 
-// Merges this warp's state over part `part` of `parts` with those of the other parts' warps. True in
-// the warp that then holds the state of all keys; the others are done. `first` is the first part's
-// slot, and the next part's is `stride` on. `shelf(i)` points to a float4 of the lane in shared
-// memory, for each i below kOutSize / 2.
+// Merges this warp's state over part `part` of `parts` with those of the other parts' warps. True
+// in the warp that then holds the state of all keys; the others are done. `first` is the first
+// part's slot, and the next part's is `stride` on. `shelf(i)` points to a float4 of the lane in
+// shared memory, for each i below kOutSize / 2.
 template <int kOutSize, typename Shelf>
 __device__ __forceinline__ bool MergeParts(PrefillWorkspace& workspace, int first, int stride,
                                            int part, int parts, int lane, Shelf shelf,

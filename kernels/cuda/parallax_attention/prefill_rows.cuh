@@ -21,10 +21,10 @@ __device__ __forceinline__ uint32_t ChunkOffset(int row, int chunk) {
   return chunk / 8 * kHalfBytes + row * 128 + (((chunk % 8) ^ (row % 8)) * 16);
 }
 
-// Starts copying kRows packed rows of q or r, from packed_begin on, into rows row_begin .. (a multiple
-// of 8) of a swizzled block; fills up with rows of the tile when it has no more. Arrives with
-// cp.async.wait_all. One warp copies a whole tile, and where a block has only one tile the matrix unit
-// waits for it: no division, no branch and few registers inside the loop.
+// Starts copying kRows packed rows of q or r, from packed_begin on, into rows row_begin .. (a
+// multiple of 8) of a swizzled block; fills up with rows of the tile when it has no more. Arrives
+// with cp.async.wait_all. One warp copies a whole tile, and where a block has only one tile the
+// matrix unit waits for it: no division, no branch and few registers inside the loop.
 template <int kHeadDim, int kRows>
 __device__ void LoadRows(const __nv_bfloat16* source, int64_t stride, const PrefillTile& tile,
                          int group_size, int packed_begin, uint32_t block, int row_begin,
@@ -40,18 +40,20 @@ __device__ void LoadRows(const __nv_bfloat16* source, int64_t stride, const Pref
   int head = packed - token * group_size;
   const __nv_bfloat16* from = source + (tile.first_token + tile.first_row + token) * stride +
                               (tile.kv_head * group_size + head) * kHeadDim + chunk * 8;
-  // A step of kRowStep packed rows: whole tokens, heads, and one token more where those wrap around.
+  // A step of kRowStep packed rows: whole tokens, heads, and one token more where those wrap
+  // around.
   const int step_heads = kRowStep % group_size;
   const int64_t step = kRowStep / group_size * stride + step_heads * kHeadDim;
   const int64_t wrap = stride - group_size * kHeadDim;
-  // Rows of a step differ from first_row in bits that it lacks, so the swizzle of one gives the rest.
+  // Rows of a step differ from first_row in bits that it lacks, so the swizzle of one gives the
+  // rest.
   const uint32_t to = block + ChunkOffset(row_begin + first_row, chunk);
 #pragma unroll 8 / kRowStep
   for (int row = 0; row < kRows; row += kRowStep) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                     (to ^ (row % 8 * 16)) + row * 128),
-                 "l"(from)
-                 : "memory");
+    asm volatile(
+        "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((to ^ (row % 8 * 16)) + row * 128),
+        "l"(from)
+        : "memory");
     packed += kRowStep;
     const bool goes_on = packed < packed_rows;
     head += step_heads;
