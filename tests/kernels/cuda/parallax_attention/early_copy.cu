@@ -7,6 +7,7 @@ namespace {
 constexpr int kThreads = 256;
 
 __global__ void EarlyCopyKernel(const uint16_t* from, uint16_t* to, int64_t count) {
+  LetNextKernelStart();
   WaitForPrecedingKernel();
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i < count) to[i] = from[i];

@@ -1,5 +1,5 @@
-// A kernel that starts early and then waits for the one before it, as a linear layer does, for
-// tests of what that wait covers.
+// A kernel that starts early, lets the next one start at once and then waits for the one before
+// it, as a linear layer does: for tests of what a wait covers.
 #ifndef PARALLAX_TESTS_KERNELS_CUDA_PARALLAX_ATTENTION_EARLY_COPY_H_
 #define PARALLAX_TESTS_KERNELS_CUDA_PARALLAX_ATTENTION_EARLY_COPY_H_
 

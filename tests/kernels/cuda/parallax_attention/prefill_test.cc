@@ -12,6 +12,8 @@
 #include "kernels/cuda/execution.h"
 #include "kernels/cuda/parallax_prefill.h"
 #include "tests/kernels/cuda/parallax_attention/attention_batch.h"
+#include "tests/kernels/cuda/parallax_attention/early_copy.h"
+#include "tests/kernels/cuda/parallax_attention/hold_stream.h"
 #include "tests/kernels/cuda/parallax_attention/prefill_harness.h"
 #include "tests/kernels/reference/captured_attention.h"
 
@@ -107,7 +109,13 @@ TEST_P(PrefillShapes, SameBitsEveryTime) {
   for (const auto& chunks : {kRagged, std::vector<Chunk>{{3, 9001}}, {{70, 7300}}}) {
     PrefillBatch batch(Problems(GetParam().shape, chunks, rng), rng);
     for (const DeviceProperties& device : {TunedDevice(), PortableDevice()}) {
-      EXPECT_EQ(batch.Run(device), batch.Run(device));
+      const auto first = batch.Run(device);
+      EXPECT_EQ(first, batch.Run(device));
+      // Launches that overlap share the workspace.
+      batch.params().programmatic_launch = true;
+      for (int i = 0; i < 10; ++i) batch.Enqueue(device, nullptr);
+      EXPECT_EQ(first, batch.batch().ReadOut());
+      batch.params().programmatic_launch = false;
     }
   }
 }
@@ -119,6 +127,7 @@ INSTANTIATE_TEST_SUITE_P(
                     NamedShape{"Group3Dim128", {.query_heads = 6, .kv_heads = 2}},
                     NamedShape{"Group3Dim64", {.query_heads = 3, .kv_heads = 1, .head_dim = 64}},
                     NamedShape{"Group4Dim64", {.query_heads = 4, .kv_heads = 1, .head_dim = 64}},
+                    NamedShape{"Group32Dim128", {.query_heads = 32, .kv_heads = 1}},
                     NamedShape{"Group16Dim128", {.query_heads = 16, .kv_heads = 1}},
                     NamedShape{"SoftmaxDim128", {.query_heads = 4, .kv_heads = 2, .probe = false}},
                     NamedShape{"SoftmaxDim64",
@@ -157,6 +166,28 @@ TEST(PrefillTest, ChunksOfAPromptGiveTheBitsOfTheWhole) {
                 std::vector<float>(expected.begin() + begin, expected.begin() + end))
           << chunk.rows << " rows up to " << chunk.context;
     }
+  }
+}
+
+// The kernel before it is itself held up.
+TEST(PrefillTest, WaitsForWhatTheKernelBeforeItWrites) {
+  std::mt19937 rng(7);
+  const AttentionShape shape = {.query_heads = 4, .kv_heads = 2};
+  for (const Chunk& chunk : {Chunk{300, 2500}, {3, 9001}, {300, 2500}, {3, 9001}}) {
+    PrefillBatch batch(Problems(shape, {chunk}, rng), rng);
+    const auto expected = batch.Run();
+    const ConstTensorView q = batch.params().q;
+    const int64_t size = q.shape[0] * q.strides[0];
+    DeviceArray<uint16_t> saved(size);
+    auto* const queries = static_cast<uint16_t*>(const_cast<void*>(q.data));
+    Require(cudaMemcpy(saved.data(), queries, size * sizeof(uint16_t), cudaMemcpyDeviceToDevice));
+    Require(cudaMemset(queries, 0xff, size * sizeof(uint16_t)));
+    batch.batch().PoisonOut();
+    batch.params().programmatic_launch = true;
+    HoldStream(/*nanoseconds=*/1'000'000, nullptr);
+    EarlyCopy(saved.data(), queries, size, Stream(0, nullptr));
+    batch.Enqueue(TunedDevice(), nullptr);
+    EXPECT_EQ(batch.batch().ReadOut(), expected) << chunk.rows << " rows";
   }
 }
 
