@@ -14,5 +14,6 @@ export PYTHONPATH=$2:$here
 # Tests start servers beside one another; each takes its share of the GPU and no more.
 export PARALLAX_SERVER_FLAGS="--device=cuda --memory-bytes=4GiB"
 shift 2
-exec "${PYTHON:-python3}" -B -m pytest -q -p no:cacheprovider \
+# -v: of a run that is cut off, the names of what failed are known.
+exec "${PYTHON:-python3}" -B -m pytest -v -p no:cacheprovider \
   --ignore "$here/test_python_package.py" "$@" "$here"

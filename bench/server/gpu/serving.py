@@ -90,9 +90,9 @@ class Loadgen:
 
 
 def _summaries(value):
-    """A report without its histograms and timeline."""
+    """A report without its histograms."""
     if isinstance(value, dict):
-        return {k: _summaries(v) for k, v in value.items() if k not in ("histograms_ns", "timeline")}
+        return {k: _summaries(v) for k, v in value.items() if k != "histograms_ns"}
     if isinstance(value, list):
         return [_summaries(v) for v in value]
     return value
