@@ -5,9 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 
 namespace parallax::server {
 namespace {
@@ -15,6 +18,23 @@ namespace {
 // More threads than a scraper and a few browsers keep busy at once.
 constexpr const char* kThreads = "8";
 constexpr const char* kRequestTimeoutMs = "5000";
+// To stop, how often and how far apart the acceptor is woken: the first time may come too early.
+constexpr int kMostKnocks = 5;
+constexpr absl::Duration kKnockInterval = absl::Milliseconds(10);
+
+std::string ReachableHost(std::string_view address) {
+  std::string_view host = address.substr(0, address.rfind(':'));
+  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  if (host.empty() || host == "0.0.0.0") return "127.0.0.1";
+  return host == "::" ? "::1" : std::string(host);
+}
+
+void Knock(const std::string& host, int port) {
+  std::array<char, 256> error = {};
+  mg_connection* const connection =
+      mg_connect_client(host.c_str(), port, /*use_ssl=*/0, error.data(), error.size());
+  if (connection != nullptr) mg_close_connection(connection);
+}
 
 std::string Head(int status, std::string_view reason, const HttpPage& page, size_t bytes) {
   return absl::StrCat(
@@ -44,9 +64,12 @@ int ReplyPlainly(mg_connection* connection, int status, std::string_view reason)
 
 }  // namespace
 
+MetricsHttp::MetricsHttp(const std::string& address, std::vector<HttpPage> pages)
+    : host_(ReachableHost(address)), pages_(std::move(pages)) {}
+
 absl::StatusOr<std::unique_ptr<MetricsHttp>> MetricsHttp::Start(const std::string& address,
                                                                 std::vector<HttpPage> pages) {
-  std::unique_ptr<MetricsHttp> http(new MetricsHttp(std::move(pages)));
+  std::unique_ptr<MetricsHttp> http(new MetricsHttp(address, std::move(pages)));
   const char* options[] = {"listening_ports",    address.c_str(),   "num_threads", kThreads,
                            "request_timeout_ms", kRequestTimeoutMs, nullptr};
   const mg_callbacks callbacks = {};
@@ -64,8 +87,20 @@ absl::StatusOr<std::unique_ptr<MetricsHttp>> MetricsHttp::Start(const std::strin
   return http;
 }
 
+// The acceptor looks for the end every two seconds, or when somebody connects.
 MetricsHttp::~MetricsHttp() {
-  if (context_ != nullptr) mg_stop(context_);
+  if (context_ == nullptr) return;
+  const int listening = port();
+  absl::Notification stopped;
+  std::thread stopper([&] {
+    mg_stop(context_);
+    stopped.Notify();
+  });
+  for (int i = 0; i < kMostKnocks; ++i) {
+    if (stopped.WaitForNotificationWithTimeout(kKnockInterval)) break;
+    Knock(host_, listening);
+  }
+  stopper.join();
 }
 
 int MetricsHttp::port() const {

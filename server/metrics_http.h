@@ -43,11 +43,12 @@ class MetricsHttp {
   int port() const;
 
  private:
-  explicit MetricsHttp(std::vector<HttpPage> pages) : pages_(std::move(pages)) {}
+  MetricsHttp(const std::string& address, std::vector<HttpPage> pages);
 
   static int Handle(mg_connection* connection, void* self);
   int Reply(mg_connection* connection) const;
 
+  const std::string host_;  // where its own process reaches it
   const std::vector<HttpPage> pages_;
   mg_context* context_ = nullptr;
 };

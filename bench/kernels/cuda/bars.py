@@ -215,13 +215,19 @@ def bars(report: Report) -> list[Bar]:
     ]
 
 
+def verdict(bar: Bar) -> str:
+    if bar.measured == "not measured":
+        return "-"
+    return "yes" if bar.met else "**no**"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("result", type=Path)
     report = read(parser.parse_args().result)
     print("| what | bar | measured | met |\n|---|---|---|---|")
     for bar in bars(report):
-        print(f"| {bar.what} | {bar.bar} | {bar.measured} | {'yes' if bar.met else '**no**'} |")
+        print(f"| {bar.what} | {bar.bar} | {bar.measured} | {verdict(bar)} |")
     for failure in report.failures:
         print(f"\nfailed: {failure}")
     return 1 if report.failures else 0

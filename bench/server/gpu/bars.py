@@ -188,13 +188,19 @@ def start(result: Result) -> list[Bar]:
                     cold and cold["seconds"], note)]
 
 
+def verdict(bar: Bar) -> str:
+    if bar.measured == "not measured":
+        return "-"
+    return "yes" if bar.met else "**no**"
+
+
 def main() -> int:
     document = json.loads(Path(sys.argv[1]).read_text())
     result = Result(document)
     print("| what | bar | measured | met |\n|---|---|---|---|")
     for part in (single_stream, many_streams, prompts, cpu, soak, twins, start):
         for bar in part(result):
-            print(f"| {bar.what} | {bar.bar} | {bar.measured} | {'yes' if bar.met else '**no**'} |")
+            print(f"| {bar.what} | {bar.bar} | {bar.measured} | {verdict(bar)} |")
     return 0
 
 
