@@ -3,17 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 #include <iostream>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "kernels/check.h"
 #include "kernels/cuda/linear.h"
 #include "tests/kernels/cuda/linear/linear_chain.h"
 #include "tests/kernels/cuda/linear/linear_oracle.h"
 #include "tests/kernels/cuda/linear/linear_problem.h"
+#include "tests/kernels/cuda/linear/linear_refusals.h"
 #include "tests/kernels/cuda/row_ops/device_array.h"
 
 namespace parallax::kernels::cuda {
@@ -201,30 +200,18 @@ TEST(TensorLinearTest, RandomLayers) {
 }
 
 TEST(TensorLinearTest, RefusesWhatItDoesNotTakeByName) {
-  const auto refused = [](auto change, const char* name) {
-    LinearProblem problem(40, 64, 64, LinearEpilogue::kStore, 2);
-    problem.params.y = &problem;  // refused before it is touched
-    TensorLinearSplit split;
-    change(problem.params, split);
-    try {
-      TensorLinear(problem.params, split, Stream(0, nullptr));
-      ADD_FAILURE() << name << " was not refused";
-    } catch (const KernelError& error) {
-      EXPECT_NE(std::strstr(error.what(), name), nullptr) << error.what();
-    }
+  const auto run = [](const LinearParams& params, const TensorLinearSplit& split) {
+    TensorLinear(params, split, Stream(0, nullptr));
   };
-  refused([](LinearParams& p, auto&) { p.tokens = 129; }, "tokens");
-  refused([](LinearParams& p, auto&) { p.tokens = 0; }, "tokens");
-  refused([](LinearParams& p, auto&) { p.num_outputs = 60; }, "num_outputs");
-  refused([](LinearParams& p, auto&) { p.num_inputs = 60; }, "num_inputs");
-  refused([](LinearParams& p, auto&) { p.x_stride = 68; }, "x_stride");
-  refused([](LinearParams& p, auto&) { p.y_stride = 68; }, "y_stride");
-  refused([](LinearParams& p, auto&) { p.weight += 1; }, "weight");
-  refused([](LinearParams& p, auto&) { p.y_dtype = DType::kFloat16; }, "y_dtype");
-  refused([](LinearParams&, TensorLinearSplit& s) { s.cluster = 3; }, "split");
-  refused([](LinearParams&, TensorLinearSplit& s) { s.cluster = 2; }, "split");  // of one step
-  refused([](LinearParams&, TensorLinearSplit& s) { s.ctas_per_sm = 3; }, "split");
-  refused([](LinearParams&, TensorLinearSplit& s) { s.keep_x = true; }, "split");
+  ExpectLayersRefused<TensorLinearSplit>(40, 129, run);
+  const auto refused = [&](auto change) {
+    ExpectRefused<TensorLinearSplit>(
+        40, run, [&](LinearParams&, TensorLinearSplit& split) { change(split); }, "split");
+  };
+  refused([](TensorLinearSplit& s) { s.cluster = 3; });
+  refused([](TensorLinearSplit& s) { s.cluster = 2; });  // of one step
+  refused([](TensorLinearSplit& s) { s.ctas_per_sm = 3; });
+  refused([](TensorLinearSplit& s) { s.keep_x = true; });
 }
 
 }  // namespace

@@ -3,19 +3,18 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 #include <iostream>
 #include <random>
 #include <set>
 #include <string>
 #include <vector>
 
-#include "kernels/check.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear/tile_split.h"
 #include "tests/kernels/cuda/linear/linear_chain.h"
 #include "tests/kernels/cuda/linear/linear_oracle.h"
 #include "tests/kernels/cuda/linear/linear_problem.h"
+#include "tests/kernels/cuda/linear/linear_refusals.h"
 #include "tests/kernels/cuda/row_ops/device_array.h"
 
 namespace parallax::kernels::cuda {
@@ -240,29 +239,17 @@ TEST(TileLinearTest, RandomLayers) {
 }
 
 TEST(TileLinearTest, RefusesWhatItDoesNotTakeByName) {
-  const auto refused = [](auto change, const char* name) {
-    LinearProblem problem(140, 64, 64, LinearEpilogue::kStore, 2);
-    problem.params.y = &problem;  // refused before it is touched
-    TileLinearSplit split;
-    change(problem.params, split);
-    try {
-      TileLinear(problem.params, split, Stream(0, nullptr));
-      ADD_FAILURE() << name << " was not refused";
-    } catch (const KernelError& error) {
-      EXPECT_NE(std::strstr(error.what(), name), nullptr) << error.what();
-    }
+  const auto run = [](const LinearParams& params, const TileLinearSplit& split) {
+    TileLinear(params, split, Stream(0, nullptr));
   };
-  refused([](LinearParams& p, auto&) { p.tokens = 1025; }, "tokens");
-  refused([](LinearParams& p, auto&) { p.tokens = 0; }, "tokens");
-  refused([](LinearParams& p, auto&) { p.num_outputs = 60; }, "num_outputs");
-  refused([](LinearParams& p, auto&) { p.num_inputs = 60; }, "num_inputs");
-  refused([](LinearParams& p, auto&) { p.x_stride = 68; }, "x_stride");
-  refused([](LinearParams& p, auto&) { p.y_stride = 68; }, "y_stride");
-  refused([](LinearParams& p, auto&) { p.weight += 1; }, "weight");
-  refused([](LinearParams& p, auto&) { p.y_dtype = DType::kFloat16; }, "y_dtype");
-  refused([](LinearParams&, TileLinearSplit& s) { s.token_tiles = 0; }, "split");
-  refused([](LinearParams&, TileLinearSplit& s) { s.sharers = 2; }, "split");      // of one tile
-  refused([](LinearParams&, TileLinearSplit& s) { s.input_parts = 2; }, "split");  // of one step
+  ExpectLayersRefused<TileLinearSplit>(140, 1025, run);
+  const auto refused = [&](auto change) {
+    ExpectRefused<TileLinearSplit>(
+        140, run, [&](LinearParams&, TileLinearSplit& split) { change(split); }, "split");
+  };
+  refused([](TileLinearSplit& s) { s.token_tiles = 0; });
+  refused([](TileLinearSplit& s) { s.sharers = 2; });      // of one tile
+  refused([](TileLinearSplit& s) { s.input_parts = 2; });  // of one step
 }
 
 }  // namespace
