@@ -40,8 +40,6 @@ WAVE_2K = ["--prompt_tokens=1664", "--output_tokens=768", "--warmup=0", "--durat
 LOADS = {
     "one_stream": ["--concurrency=1", "--prompt_tokens=896", "--output_tokens=256", "--duration=5"],
     "prompt_8k": ["--concurrency=1", "--prompt_tokens=8192", "--output_tokens=2", "--duration=4"],
-    "streams_32": ["--concurrency=32", "--prompt_tokens=1024", "--output_tokens=512",
-                   "--warmup=0", "--requests=32", "--duration=60"],
     "prompt_8k_beside_32": ["--concurrency=1", "--prompt_tokens=8192", "--output_tokens=2",
                             "--warmup=0", "--duration=4"],
     "streams_64_2k": ["--concurrency=64", "--requests=64", *WAVE_2K],
@@ -75,7 +73,7 @@ SCENARIOS = {
     "1.7b": Scenario("1.7b", ["one_stream", "prompt_8k", "streams_128_2k"]),
     "1.7b-mixed": Scenario("1.7b", ["prompt_8k_beside_32"], ["--max-mixed-prefill-tokens=384"]),
     "8b": Scenario("8b", ["one_stream", "streams_64_2k"], ["--max-num-seqs=64"]),
-    "1.7b-softmax": Scenario("1.7b-softmax", ["one_stream", "streams_32", "streams_128_2k"]),
+    "1.7b-softmax": Scenario("1.7b-softmax", ["one_stream", "streams_128_2k"]),
     "0.6b-text": Scenario("0.6b", ["text_256"], ["--max-num-seqs=256"], has_tokenizer=True),
     # Leaves room on the GPU for what runs beside it.
     "1.7b-soak": Scenario("1.7b", ["soak"], ["--memory-bytes=60GiB"]),
