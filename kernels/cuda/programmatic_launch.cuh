@@ -24,6 +24,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/kernel_launch.h"
 #include "kernels/stream.h"
 
 namespace parallax::kernels::cuda {
@@ -58,16 +59,9 @@ void LaunchEarly(std::string_view op, void (*kernel)(Params...), dim3 grid, int 
   CheckCuda(
       cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, stream.device().index), op,
       "device attribute");
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(threads);
-  config.stream = stream.cuda_stream();
-  config.attrs = &attribute;
-  config.numAttrs = LoadsCodeThatWaits(major) ? 1 : 0;
-  CheckCuda(cudaLaunchKernelEx(&config, kernel, params...), op, "launch");
+  KernelLaunch launch(grid, /*cluster=*/1, threads, /*shared_bytes=*/0, stream.cuda_stream());
+  if (LoadsCodeThatWaits(major)) launch.AllowProgrammatic();
+  CheckCuda(cudaLaunchKernelEx(&launch.config, kernel, params...), op, "launch");
 }
 
 }  // namespace parallax::kernels::cuda

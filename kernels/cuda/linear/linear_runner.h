@@ -67,13 +67,13 @@ class LinearRunner {
     return device_.is_hopper() && p.tokens >= 1 && p.tokens <= kMaxTensorTokens;
   }
 
-  Matmul& MatmulOf(const MatmulShape& shape) {
-    return matmuls_.try_emplace(shape, library_, shape).first->second;
-  }
-
   // And as TileLinear is for.
   bool MayBeTile(const LinearParams& p) const {
     return device_.is_hopper() && p.tokens > kMaxTensorTokens && p.tokens <= kMaxTileTokens;
+  }
+
+  Matmul& MatmulOf(const MatmulShape& shape) {
+    return matmuls_.try_emplace(shape, library_, shape).first->second;
   }
 
   // Null where the layer's plan is not TileLinear, or it takes no such layer.

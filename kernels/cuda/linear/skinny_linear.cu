@@ -15,15 +15,19 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/kernel_launch.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear/linear_params.h"
 #include "kernels/cuda/linear/skinny_epilogue.cuh"
+#include "kernels/cuda/linear/tensor_launch.h"
 #include "kernels/cuda/programmatic_launch.cuh"
 #include "kernels/cuda/ptx/ptx.cuh"
 #include "kernels/cuda/ptx/ptx_sm90.cuh"
 
 namespace parallax::kernels::cuda {
 namespace {
+
+constexpr char kOp[] = "SkinnyLinear";
 
 constexpr int kWarps = 8;
 constexpr int kThreads = 32 * (kWarps + 1);  // the last warp is the producer
@@ -192,8 +196,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     // A warp stores at most one tile of one block of tokens.
     static_assert(kGroupTiles * kTokenBlocks <= kWarps);
     const bool stores = warp < group_tiles * kTokenBlocks;
-    const SkinnyOutputs<kTileRows, kEpilogue> outputs(args, group + (stores ? warp / kTokenBlocks : 0),
-                                                warp % kTokenBlocks, lane);
+    const SkinnyOutputs<kTileRows, kEpilogue> outputs(
+        args, group + (stores ? warp / kTokenBlocks : 0), warp % kTokenBlocks, lane);
     for (int chunk = 0; chunk < chunks; chunk += kHeldChunks) {
       if (chunk > 0 || (group > first_tile && chunks > kHeldChunks)) load_x(chunk);
 #pragma unroll
@@ -292,14 +296,7 @@ Variant ChooseVariant(LinearEpilogue epilogue, int tokens, int tile_rows, int ti
 
 int CeilDiv(int a, int b) { return (a + b - 1) / b; }
 
-int DeviceAttribute(cudaDeviceAttr attribute, int device) {
-  int value = 0;
-  CheckCuda(cudaDeviceGetAttribute(&value, attribute, device), "SkinnyLinear", "device attribute");
-  return value;
-}
-
 void CheckParams(const LinearParams& p, int compute_capability_major) {
-  constexpr char kOp[] = "SkinnyLinear";
   const bool silu = p.epilogue == LinearEpilogue::kSiluAndMul;
   const bool accumulate = p.epilogue == LinearEpilogue::kAccumulate;
   Check(compute_capability_major == 9, kOp, "device", "of compute capability 9.x",
@@ -334,7 +331,6 @@ int ChooseTileRows(int num_outputs, int num_sms) {
 }
 
 void CheckNorms(const LinearParams& p) {
-  constexpr char kOp[] = "SkinnyLinear";
   if (p.norm.squares != nullptr) {
     Check(p.norm.parts >= 1 && p.norm.parts <= kMaxSquareParts, kOp, "norm.parts", "1..128",
           p.norm.parts);
@@ -372,18 +368,17 @@ SkinnyArgs MakeArgs(const LinearParams& p, int tile_rows, int num_sms) {
 }  // namespace
 
 int SkinnySquareParts(int num_outputs, const Device& device) {
-  const int num_sms = DeviceAttribute(cudaDevAttrMultiProcessorCount, device.index);
+  const int num_sms = DeviceAttribute(kOp, cudaDevAttrMultiProcessorCount, device.index);
   const int parts = CeilDiv(num_outputs, ChooseTileRows(num_outputs, num_sms));
   return parts <= kMaxSquareParts ? parts : 0;
 }
 
 void SkinnyLinear(const LinearParams& p, const Stream& stream) {
-  constexpr char kOp[] = "SkinnyLinear";
   Check(stream.device().type == DeviceType::kCuda, kOp, "stream", "a GPU's, device type", -1);
   const int device = stream.device().index;
   CheckNorms(p);
-  CheckParams(p, DeviceAttribute(cudaDevAttrComputeCapabilityMajor, device));
-  const int num_sms = DeviceAttribute(cudaDevAttrMultiProcessorCount, device);
+  CheckParams(p, DeviceAttribute(kOp, cudaDevAttrComputeCapabilityMajor, device));
+  const int num_sms = DeviceAttribute(kOp, cudaDevAttrMultiProcessorCount, device);
   const int tile_rows =
       p.epilogue == LinearEpilogue::kSiluAndMul ? 16 : ChooseTileRows(p.num_outputs, num_sms);
   SkinnyArgs args = MakeArgs(p, tile_rows, num_sms);
@@ -404,17 +399,10 @@ void SkinnyLinear(const LinearParams& p, const Stream& stream) {
   CheckCuda(
       cudaFuncSetAttribute(variant.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), kOp,
       "shared memory");
-  cudaLaunchConfig_t config = {};
-  config.gridDim = CeilDiv(args.tiles, args.tiles_per_cta);
-  config.blockDim = kThreads;
-  config.dynamicSmemBytes = bytes;
-  config.stream = stream.cuda_stream();
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = p.programmatic_launch ? 1 : 0;
-  CheckCuda(cudaLaunchKernelEx(&config, variant.kernel, args), kOp, "launch");
+  KernelLaunch launch(CeilDiv(args.tiles, args.tiles_per_cta), /*cluster=*/1, kThreads, bytes,
+                      stream.cuda_stream());
+  if (p.programmatic_launch) launch.AllowProgrammatic();
+  CheckCuda(cudaLaunchKernelEx(&launch.config, variant.kernel, args), kOp, "launch");
 }
 
 }  // namespace parallax::kernels::cuda

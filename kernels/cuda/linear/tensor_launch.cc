@@ -8,6 +8,7 @@
 #include "kernels/cuda/linear/tensor_split.h"
 
 namespace parallax::kernels::cuda {
+
 int DeviceAttribute(std::string_view op, cudaDeviceAttr attribute, int device) {
   int value = 0;
   CheckCuda(cudaDeviceGetAttribute(&value, attribute, device), op, "device attribute");
@@ -26,25 +27,6 @@ void CheckTensorParams(std::string_view op, const LinearParams& p, int max_token
   Check(p.tokens >= 1 && p.tokens <= max_tokens, op, "tokens", "1.." + std::to_string(max_tokens),
         p.tokens);
   CheckLayer(op, p);
-}
-
-ClusterLaunch::ClusterLaunch(dim3 grid, int cluster, int threads, int shared_bytes) {
-  config.gridDim = grid;
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.attrs = attributes;
-  if (cluster == 1) return;
-  cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = cluster;
-  attribute.val.clusterDim.y = 1;
-  attribute.val.clusterDim.z = 1;
-}
-
-void ClusterLaunch::AllowProgrammatic() {
-  cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
 }
 
 void PrepareKernel(std::string_view op, const void* kernel) {

@@ -1,11 +1,11 @@
-// What TensorLinear and TileLinear do alike on the host: checks of a layer, launches in clusters.
+// What the linear kernels do alike on the host: they ask the GPU, check a layer, make kernels
+// ready.
 //
 // Thread safety: any thread. Errors: KernelError, in the name of `op`.
 #ifndef PARALLAX_KERNELS_CUDA_LINEAR_TENSOR_LAUNCH_H_
 #define PARALLAX_KERNELS_CUDA_LINEAR_TENSOR_LAUNCH_H_
 
 #include <cuda_runtime_api.h>
-#include <vector_types.h>
 
 #include <string_view>
 
@@ -21,18 +21,6 @@ bool TakesShape(const LinearParams& params, int max_tokens);
 
 // Throws where that is not so, or strides, types or addresses are not what tensor copies take.
 void CheckTensorParams(std::string_view op, const LinearParams& params, int max_tokens);
-
-// A launch's configuration and what it points to.
-struct ClusterLaunch {
-  ClusterLaunch(dim3 grid, int cluster, int threads, int shared_bytes);
-  ClusterLaunch(const ClusterLaunch&) = delete;
-  ClusterLaunch& operator=(const ClusterLaunch&) = delete;
-
-  void AllowProgrammatic();
-
-  cudaLaunchConfig_t config = {};
-  cudaLaunchAttribute attributes[2];
-};
 
 // Loads a kernel, which would otherwise happen in its first launch, in the middle of serving; and
 // lets it have all the shared memory of an SM.

@@ -17,6 +17,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/kernel_launch.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear/linear_params.h"
 #include "kernels/cuda/linear/tensor_args.h"
@@ -120,8 +121,8 @@ TensorDevice ReadDevice(int device) {
       int& clusters = limits.clusters[shift][ctas_per_sm - 1];
       clusters = limits.num_sms * ctas_per_sm;
       if (shift == 0) continue;
-      const ClusterLaunch launch(1 << shift, 1 << shift, kTensorThreads,
-                                 TensorSharedBytes(ctas_per_sm));
+      const KernelLaunch launch(1 << shift, 1 << shift, kTensorThreads,
+                                TensorSharedBytes(ctas_per_sm));
       CheckCuda(cudaOccupancyMaxActiveClusters(&clusters, kernel, &launch.config), kOp,
                 "clusters that fit");
     }
@@ -191,9 +192,8 @@ void TensorLinear(const LinearParams& params, const TensorLinearSplit& split,
 
   const TensorArgs args = MakeArgs(params, split, shape, *layout);
   const Kernel kernel = KernelFor(params, shape.tokens);
-  ClusterLaunch launch(layout->clusters * split.cluster, split.cluster, kTensorThreads,
-                       layout->bytes);
-  launch.config.stream = stream.cuda_stream();
+  KernelLaunch launch(layout->clusters * split.cluster, split.cluster, kTensorThreads,
+                      layout->bytes, stream.cuda_stream());
   if (params.programmatic_launch) launch.AllowProgrammatic();
   CheckCuda(cudaLaunchKernelEx(&launch.config, kernel, args), kOp, "launch");
 }

@@ -32,7 +32,7 @@ class TileConsumer {
     for (int i = 0; i < part_.num_tiles; ++i) {
       float sums[kTokens / 2];
       Multiply(sums);
-      TileSums range{0, args_.tile_tokens / 8};
+      SumRange range{0, args_.tile_tokens / 8};
       // What only this warpgroup read of the tile's last stage, which it still holds.
       uint32_t staging = shared_.Weights(held_) + warp_ / 4 * Shared::kWarpgroupWeightBytes;
       if (args_.input_parts > 1) {
@@ -127,7 +127,7 @@ class TileConsumer {
   }
   __device__ int SlotBytes() const { return args_.most_sums * kUnitBytes; }
 
-  __device__ TileSums SumsOf(int part) const {
+  __device__ SumRange SumsOf(int part) const {
     return {args_.first_sums[part], args_.first_sums[part + 1]};
   }
 
@@ -136,7 +136,7 @@ class TileConsumer {
   // They are sent to rings whose CTAs are done with them, by the copy engine: stores to another CTA
   // took 0.4 ns a sum. Loops over the parts are not unrolled: this runs once, and instructions have
   // to be fetched too.
-  __device__ void MeetSums(float (&sums)[kTokens / 2], const TileSums& own) {
+  __device__ void MeetSums(float (&sums)[kTokens / 2], const SumRange& own) {
     ArriveAtAll(shared_.RingsDone());
     WaitCluster(shared_.RingsDone(), 0);
 #pragma unroll 1
@@ -163,7 +163,7 @@ class TileConsumer {
     if (lane() < args_.input_parts) ArriveRemote(RemoteAddress(barrier, part_.RankOf(lane())));
   }
 
-  __device__ void Keep(const float (&sums)[kTokens / 2], const TileSums& range,
+  __device__ void Keep(const float (&sums)[kTokens / 2], const SumRange& range,
                        uint32_t slot) const {
     const uint32_t place = slot + lane() * sizeof(float4) - range.first * kUnitBytes;
 #pragma unroll
@@ -177,13 +177,13 @@ class TileConsumer {
 
   // By one lane. REQUIRES: its warp's sums for the part are kept, and fenced.
   __device__ void SendTo(int part) const {
-    const TileSums range = SumsOf(part);
+    const SumRange range = SumsOf(part);
     const uint32_t rank = part_.RankOf(part);
     SendShared(RemoteAddress(AddedSums(part_.part), rank), SentSums(part),
                (range.last - range.first) * kUnitBytes, RemoteAddress(shared_.SumsFull(), rank));
   }
 
-  __device__ void AddOf(int part, const TileSums& own, float (&sums)[kTokens / 2]) const {
+  __device__ void AddOf(int part, const SumRange& own, float (&sums)[kTokens / 2]) const {
     const uint32_t place = AddedSums(part) + lane() * sizeof(float4) - own.first * kUnitBytes;
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {

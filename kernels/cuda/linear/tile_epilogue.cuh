@@ -22,15 +22,10 @@
 namespace parallax::kernels::cuda {
 
 // The groups of 8 tokens, of a tile, that are to be stored.
-struct TileSums {
+struct SumRange {
   int first;
   int last;  // not one of them
 };
-
-// A barrier of the warpgroup's 128 threads.
-__device__ inline void SyncWarpgroup(int warpgroup) {
-  asm volatile("bar.sync %0, 128;" ::"r"(1 + warpgroup) : "memory");
-}
 
 template <int kWarpgroups, int kTokens, TileOutput kOutput>
 class TileEpilogue {
@@ -53,7 +48,7 @@ class TileEpilogue {
   }
 
   // `staging`: 8 KB of shared memory that nobody but this warpgroup reads or writes.
-  __device__ void Store(const float (&sums)[kTokens / 2], const TileSums& range,
+  __device__ void Store(const float (&sums)[kTokens / 2], const SumRange& range,
                         uint32_t staging) const {
     if constexpr (kStages) {
       StoreStaged(sums, range, staging);
@@ -75,7 +70,7 @@ class TileEpilogue {
 
   static __device__ int lane() { return threadIdx.x % 32; }
 
-  __device__ void StoreFloats(const float (&sums)[kTokens / 2], const TileSums& range) const {
+  __device__ void StoreFloats(const float (&sums)[kTokens / 2], const SumRange& range) const {
     const int g = lane() / 4;
     const bool second_token = g % 2 == 1;
     const bool second_rows = g / 2 % 2 == 1;
@@ -111,7 +106,7 @@ class TileEpilogue {
                         : make_float4(first.x, first.y, x, y);
   }
 
-  __device__ void StoreStaged(const float (&sums)[kTokens / 2], const TileSums& range,
+  __device__ void StoreStaged(const float (&sums)[kTokens / 2], const SumRange& range,
                               uint32_t staging) const {
 #pragma unroll
     for (int pass = 0; pass < kGroups; pass += kPassGroups) {
@@ -154,7 +149,7 @@ class TileEpilogue {
   }
 
   // Of a pass, by the warpgroup: neighbouring threads write neighbouring 16 bytes of a token.
-  __device__ void WriteRows(int pass, const TileSums& range, uint32_t staging) const {
+  __device__ void WriteRows(int pass, const SumRange& range, uint32_t staging) const {
     const int thread = threadIdx.x % 128;
     const int chunk = thread % kChunks;
     const int output = first_output_ + 8 * chunk;

@@ -11,6 +11,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/kernel_launch.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear/linear_params.h"
 #include "kernels/cuda/linear/tensor_launch.h"
@@ -57,8 +58,8 @@ TileDevice ReadDevice(int device) {
   limits.clusters[1] = DeviceAttribute(kOp, cudaDevAttrMultiProcessorCount, device);
   const TileKernel kernel = KernelFor(TileOutput::kBFloat16, kTileMaxWidth);
   for (int cluster = 2; cluster <= kTileMaxCluster; ++cluster) {
-    const ClusterLaunch launch(cluster, cluster, TileThreads(kTileMaxWarpgroups),
-                               TensorSharedBytes(1));
+    const KernelLaunch launch(cluster, cluster, TileThreads(kTileMaxWarpgroups),
+                              TensorSharedBytes(1));
     int& clusters = limits.clusters[cluster];
     if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &launch.config) == cudaSuccess) continue;
     clusters = 0;
@@ -136,9 +137,8 @@ void TileLinear(const LinearParams& params, const TileLinearSplit& split, const 
   const TileArgs args = MakeArgs(params, split, shape, *layout);
   const TileKernel kernel = KernelFor(OutputOf(params), layout->width);
   const int cluster = split.input_parts * split.sharers;
-  ClusterLaunch launch(dim3(cluster, layout->clusters), cluster, TileThreads(shape.warpgroups),
-                       layout->bytes);
-  launch.config.stream = stream.cuda_stream();
+  KernelLaunch launch(dim3(cluster, layout->clusters), cluster, TileThreads(shape.warpgroups),
+                      layout->bytes, stream.cuda_stream());
   if (params.programmatic_launch) launch.AllowProgrammatic();
   CheckCuda(cudaLaunchKernelEx(&launch.config, kernel, args), kOp, "launch");
 }

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/kernel_launch.h"
 #include "kernels/cuda/parallax_attention/decode_launch.h"
 #include "kernels/cuda/parallax_attention/decode_sm90.cuh"
 
@@ -21,26 +22,10 @@ void Launch(DecodeArgs args, const DecodeVariant& variant, cudaStream_t stream) 
                 2 * kClusterSize * Shape::kPartialSize);
   CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
             kOp, "cudaFuncSetAttribute");
-  cudaLaunchAttribute attributes[2];
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(args.num_clusters * kClusterSize);
-  config.blockDim = dim3(kDecodeThreads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  if (kClusterSize > 1) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = kClusterSize;
-    attribute.val.clusterDim.y = 1;
-    attribute.val.clusterDim.z = 1;
-  }
-  if (variant.programmatic_launch) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-  }
-  CheckCuda(cudaLaunchKernelEx(&config, kernel, args), kOp, "launch");
+  KernelLaunch launch(args.num_clusters * kClusterSize, kClusterSize, kDecodeThreads, shared_bytes,
+                      stream);
+  if (variant.programmatic_launch) launch.AllowProgrammatic();
+  CheckCuda(cudaLaunchKernelEx(&launch.config, kernel, args), kOp, "launch");
 }
 
 template <int kDim>

@@ -84,7 +84,6 @@ PrefillArgs MakeArgs(const ParallaxPrefillParams& params) {
   args.scale_log2 = params.softmax_scale * std::numbers::log2e_v<float>;
   args.window = params.sliding_window > 0 ? params.sliding_window : kNoWindow;
   args.split_keys = params.split_keys;
-  args.programmatic_launch = params.programmatic_launch;
   args.workspace = reinterpret_cast<PrefillWorkspace*>(params.workspace.data());
   return args;
 }
@@ -101,7 +100,8 @@ void ParallaxPrefill(const ParallaxPrefillParams& params, const DeviceProperties
   const int64_t tokens = params.q.shape[0];
   if (tokens == 0) return;
   if (device.is_hopper()) {
-    LaunchPrefillWgmma(MakeArgs(params), tokens, device.num_sms, stream.cuda_stream());
+    LaunchPrefillWgmma(MakeArgs(params), tokens, device.num_sms, params.programmatic_launch,
+                       stream.cuda_stream());
   } else {
     LaunchPortableAttention(MakeArgs(params), tokens, stream.cuda_stream());
   }

@@ -51,17 +51,16 @@ struct PrefillArgs {
   float scale_log2;  // softmax_scale * log2(e)
   int window;        // keys a row sees at most
   bool split_keys;   // few tiles may be cut over their keys
-  bool programmatic_launch;
 
   // Set by the launches: tiles times parts that partials have room for and blocks exist for.
   int part_slots;
   PrefillWorkspace* workspace;
 };
 
-// Both launch for at most `tokens_bound` query rows, on `num_sms` multiprocessors. The first is
-// for Hopper, the second for sm_80 and later.
+// Both launch for at most `tokens_bound` query rows. The first is for Hopper, on `num_sms`
+// multiprocessors and, if `programmatic`, early; the second for sm_80 and later.
 void LaunchPrefillWgmma(const PrefillArgs& args, int64_t tokens_bound, int num_sms,
-                        cudaStream_t stream);
+                        bool programmatic, cudaStream_t stream);
 void LaunchPortableAttention(const PrefillArgs& args, int64_t tokens_bound, cudaStream_t stream);
 
 }  // namespace parallax::kernels::cuda

@@ -13,6 +13,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/kernel_launch.h"
 #include "kernels/cuda/parallax_attention/prefill_args.h"
 #include "kernels/cuda/parallax_attention/prefill_merge.cuh"
 #include "kernels/cuda/parallax_attention/prefill_producers.cuh"
@@ -20,6 +21,7 @@
 #include "kernels/cuda/parallax_attention/prefill_rows.cuh"
 #include "kernels/cuda/parallax_attention/prefill_schedule.cuh"
 #include "kernels/cuda/parallax_attention/ring_cursor.cuh"
+#include "kernels/cuda/ptx/ptx.cuh"
 #include "kernels/cuda/ptx/ptx_sm90.cuh"
 #include "kernels/cuda/ptx/wgmma.cuh"
 
@@ -190,7 +192,7 @@ class Consumer {
 
   __device__ __forceinline__ void EndTile(const PrefillTile& tile) {
     // The queries make room for the shelf: all of the warpgroup's products are done with them.
-    if (tile.parts > 1) GroupBarrier();
+    if (tile.parts > 1) SyncWarpgroup(index_);
     if (warp_ * 16 >= tile.num_rows * args_.group_size) return;
     if (tile.parts > 1 &&
         !MergeParts(
@@ -204,10 +206,6 @@ class Consumer {
       FinishRows(state_, o1_);
     }
     StoreRows<kHeadDim>(args_, tile, row_, lane_, o1_);
-  }
-
-  __device__ __forceinline__ void GroupBarrier() const {
-    asm volatile("bar.sync %0, 128;" ::"r"(1 + index_) : "memory");
   }
 
   // The warp's rows of all query tiles of its warpgroup are as large as its outputs. A block that
@@ -312,7 +310,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 template <int kHeadDim, bool kProbe>
-void Launch(PrefillArgs args, int64_t tokens_bound, int num_sms, cudaStream_t stream) {
+void Launch(PrefillArgs args, int64_t tokens_bound, int num_sms, bool programmatic,
+            cudaStream_t stream) {
   const auto kernel = PrefillWgmmaKernel<kHeadDim, kProbe>;
   constexpr int kSharedBytes = sizeof(SharedStorage<kHeadDim>);
   CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
@@ -324,36 +323,29 @@ void Launch(PrefillArgs args, int64_t tokens_bound, int num_sms, cudaStream_t st
     tiles *= kMostParts;
   }
   const int blocks = static_cast<int>(std::min<int64_t>(tiles, num_sms));
-  cudaLaunchAttribute early;
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kSharedBytes;
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = args.programmatic_launch ? 1 : 0;
-  CheckCuda(cudaLaunchKernelEx(&config, kernel, args), "parallax_prefill", "launch");
+  KernelLaunch launch(blocks, /*cluster=*/1, kThreads, kSharedBytes, stream);
+  if (programmatic) launch.AllowProgrammatic();
+  CheckCuda(cudaLaunchKernelEx(&launch.config, kernel, args), "parallax_prefill", "launch");
 }
 
 template <int kHeadDim>
-void LaunchOfDim(const PrefillArgs& args, int64_t tokens_bound, int num_sms, cudaStream_t stream) {
+void LaunchOfDim(const PrefillArgs& args, int64_t tokens_bound, int num_sms, bool programmatic,
+                 cudaStream_t stream) {
   if (args.r != nullptr) {
-    Launch<kHeadDim, true>(args, tokens_bound, num_sms, stream);
+    Launch<kHeadDim, true>(args, tokens_bound, num_sms, programmatic, stream);
   } else {
-    Launch<kHeadDim, false>(args, tokens_bound, num_sms, stream);
+    Launch<kHeadDim, false>(args, tokens_bound, num_sms, programmatic, stream);
   }
 }
 
 }  // namespace
 
 void LaunchPrefillWgmma(const PrefillArgs& args, int64_t tokens_bound, int num_sms,
-                        cudaStream_t stream) {
+                        bool programmatic, cudaStream_t stream) {
   if (args.cache.head_dim == 128) {
-    LaunchOfDim<128>(args, tokens_bound, num_sms, stream);
+    LaunchOfDim<128>(args, tokens_bound, num_sms, programmatic, stream);
   } else {
-    LaunchOfDim<64>(args, tokens_bound, num_sms, stream);
+    LaunchOfDim<64>(args, tokens_bound, num_sms, programmatic, stream);
   }
 }
 

@@ -81,6 +81,11 @@ __device__ inline void NamedBarrier() {
   asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
 
+// A barrier of the 128 threads of a warpgroup, by its number: a NamedBarrier from 1 on.
+__device__ inline void SyncWarpgroup(int warpgroup) {
+  asm volatile("bar.sync %0, 128;" ::"r"(1 + warpgroup) : "memory");
+}
+
 // Counts this thread among those that a NamedBarrier() waits for, and goes on.
 template <int kBarrier, int kThreads>
 __device__ inline void ArriveAtNamedBarrier() {
