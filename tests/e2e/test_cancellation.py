@@ -9,11 +9,14 @@ import grpc
 import pytest
 
 from parallax_client import Client
-from parallax_client.v1 import abort_pb2, admin_pb2
+from parallax_client.v1 import abort_pb2, admin_pb2, inference_pb2, inference_pb2_grpc
 from server_process import STORIES_MODEL, ServerProcess, eventually
 
 Code = grpc.StatusCode
 PROMPT = "Once upon a time there was a little"
+# Keeps a reader's window as it begins. gRPC would let it grow with what arrives, read or not, until
+# the whole output lies in it.
+FIXED_WINDOW = [("grpc.http2.bdp_probe", 0)]
 
 
 def is_idle(server: ServerProcess) -> bool:
@@ -87,8 +90,11 @@ def test_flush_forgets_prefixes(stories: Client, stories_server: ServerProcess) 
 def test_a_slow_reader_hurts_only_itself() -> None:
     flags = ("--outbox-bytes=16KiB", "--max-context-tokens=1000000")
     with ServerProcess("null", *flags) as server:
-        with server.client() as slow, server.client() as quick:
-            unread = slow.stream([1], max_tokens=900000)
+        slow = grpc.insecure_channel(server.address, options=FIXED_WINDOW)
+        with slow, server.client() as quick:
+            request = inference_pb2.GenerateRequest(stopping={"max_tokens": 900000})
+            request.token_ids.ids.append(1)
+            unread = inference_pb2_grpc.InferenceServiceStub(slow).GenerateStream(request)
             for _ in range(20):
                 assert quick.generate([1], max_tokens=50).usage.completion_tokens == 50
             assert eventually(lambda: server.stats().requests_finished == 21), server.stats()
