@@ -23,6 +23,7 @@
 #include "kernels/cuda/programmatic_launch.cuh"
 #include "kernels/cuda/ptx/ptx.cuh"
 #include "kernels/cuda/ptx/ptx_sm90.cuh"
+#include "kernels/cuda/ptx/warp_arrival.cuh"
 
 namespace parallax::kernels::cuda {
 namespace {
@@ -80,10 +81,9 @@ __device__ void ProduceGroup(const SkinnyArgs& args, char* stages, uint64_t* ful
     for (int tile = first_tile; tile < end_tile; ++tile) {
       const int row = lane < kTileRows ? WeightRow<kTileRows, kEpilogue>(args, tile, lane) : -1;
       const int rows = __popc(__ballot_sync(0xffffffffu, row >= 0));
-      if (lane == 0) {
-        Wait(SharedAddress(&empty[at.stage]), at.parity);
-        ArriveExpect(SharedAddress(&full[at.stage]), rows * bytes);
-      }
+      // Each lane then copies to the stage: for racecheck, once it has itself seen it freed.
+      if (ActsForWarp()) Wait(SharedAddress(&empty[at.stage]), at.parity);
+      if (lane == 0) ArriveExpect(SharedAddress(&full[at.stage]), rows * bytes);
       __syncwarp();
       if (row >= 0) {
         BulkCopy(SharedAddress(stages + (at.stage * kTileRows + lane) * args.pitch),
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (lane == 0) {
       for (int s = 0; s < args.stages; ++s) {
         InitBarrier(SharedAddress(&full[s]), 1);
-        InitBarrier(SharedAddress(&empty[s]), kWarps);
+        InitBarrier(SharedAddress(&empty[s]), kWarps * kArrivalsAWarp);
       }
       asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
@@ -225,8 +225,7 @@ __global__ void __launch_bounds__(kThreads, 2)
               Mma(acc[tile][b], low.z, high.z, low.w, high.w, v.z, v.w);
             }
           }
-          __syncwarp();
-          if (lane == 0) Arrive(SharedAddress(&empty[at.stage]));
+          ArriveAsWarp(SharedAddress(&empty[at.stage]));
           at.Advance(args.stages);
         }
       }

@@ -144,9 +144,8 @@ class TensorConsumer {
     }
     if (!last) {
       __syncwarp();  // all lanes have taken their sums
-      if (lane() < 1 << args_.cluster_shift) {
-        ArriveRemote(RemoteAddress(shared_.SumsTaken(), lane()));
-      }
+      const int ranks = 1 << args_.cluster_shift;
+      if (ActsForWarp(ranks)) ArriveAtRanks(shared_.SumsTaken(), 0, ranks);
     }
     ++exchanges_;
   }

@@ -10,6 +10,9 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/ptx/ptx_sm90.cuh"
+#include "kernels/cuda/ptx/warp_arrival.cuh"
+
 namespace parallax::kernels::cuda {
 
 // Brings the map itself near, so that the first copy need not wait for it.
@@ -82,6 +85,16 @@ __device__ inline void CopyGroupBoxToMany(uint32_t destination, const CUtensorMa
 // at cluster scope it would also wait for this thread's stores to global memory.
 __device__ inline void ArriveRemote(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// For a warp, at the barriers of `ranks` CTAs from rank `first` on; the own one's is at `barrier`.
+// REQUIRES: ActsForWarp(ranks).
+__device__ inline void ArriveAtRanks(uint32_t barrier, int first, int ranks) {
+  if constexpr (kArrivalsAWarp == 1) {
+    ArriveRemote(RemoteAddress(barrier, first + threadIdx.x % 32));
+  } else {
+    for (int i = 0; i < ranks; ++i) ArriveRemote(RemoteAddress(barrier, first + i));
+  }
 }
 
 // 16 bytes of the own shared memory.

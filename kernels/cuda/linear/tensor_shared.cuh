@@ -9,6 +9,7 @@
 #include "kernels/cuda/linear/tensor_args.h"
 #include "kernels/cuda/linear/tensor_split.h"
 #include "kernels/cuda/ptx/ptx_sm90.cuh"
+#include "kernels/cuda/ptx/warp_arrival.cuh"
 
 namespace parallax::kernels::cuda {
 
@@ -80,7 +81,7 @@ __device__ void InitTensorBarriers(const TensorArgs& args, const TensorShared<kT
   // By the warp that arrives at the cluster's barrier with release: peers use these.
   if (threadIdx.x == 0) {
     InitBarrier(shared.SumsFull(), 1);
-    InitBarrier(shared.SumsTaken(), kTensorConsumerWarps << args.cluster_shift);
+    InitBarrier(shared.SumsTaken(), kTensorConsumerWarps * kArrivalsAWarp << args.cluster_shift);
   }
   FenceCopyEngine();
   __syncthreads();

@@ -102,12 +102,12 @@ class TileConsumer {
   // Frees the stage that is held, of every warp: that one's products are done says nothing of the
   // others'. Where nothing will be copied to it, nobody is told: a sharer may have ended by then.
   __device__ void Release() {
-    if (released_++ + args_.stages >= items_ || lane() >= part_.sharers) return;
+    if (released_++ + args_.stages >= items_ || !ActsForWarp(part_.sharers)) return;
     const uint32_t barrier = shared_.Empty(held_);
     if (part_.sharers == 1) {
       Arrive(barrier);
     } else {
-      ArriveRemote(RemoteAddress(barrier, part_.part * part_.sharers + lane()));
+      ArriveAtRanks(barrier, part_.part * part_.sharers, part_.sharers);
     }
   }
 

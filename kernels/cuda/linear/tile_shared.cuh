@@ -9,6 +9,7 @@
 #include "kernels/cuda/linear/tile_args.h"
 #include "kernels/cuda/linear/tile_split.h"
 #include "kernels/cuda/ptx/ptx_sm90.cuh"
+#include "kernels/cuda/ptx/warp_arrival.cuh"
 
 namespace parallax::kernels::cuda {
 
@@ -97,7 +98,7 @@ __device__ void InitTileBarriers(const TileArgs& args, const TilePart& part,
     if (index % 2 == 0) {
       InitBarrier(shared.Full(index / 2), 1);
     } else {
-      InitBarrier(shared.Empty(index / 2), kWarps * part.sharers);
+      InitBarrier(shared.Empty(index / 2), kWarps * kArrivalsAWarp * part.sharers);
     }
   } else if (index == 2 * kTileMaxStages && args.input_parts > 1) {
     const int sums = args.first_sums[part.part + 1] - args.first_sums[part.part];

@@ -11,6 +11,7 @@
 #include "kernels/cuda/parallax_attention/decode_tile.cuh"
 #include "kernels/cuda/ptx/ptx.cuh"
 #include "kernels/cuda/ptx/ptx_sm90.cuh"
+#include "kernels/cuda/ptx/warp_arrival.cuh"
 
 namespace parallax::kernels::cuda {
 
@@ -100,20 +101,8 @@ class Ring {
   uint32_t phase_ = 0;
 };
 
-// Frees a slot of the ring once a whole warp has read it: its lanes are ordered among themselves,
-// and one arrives for all. racecheck does not follow an order through __syncwarp() and would report
-// the copy that takes the slot next; for its sake (PARALLAX_RACECHECK) every lane arrives for
-// itself.
-#ifdef PARALLAX_RACECHECK
-inline constexpr int kArrivalsToFree = kConsumerThreads;
-__device__ inline void ArriveAsWarp(uint32_t barrier) { Arrive(barrier); }
-#else
-inline constexpr int kArrivalsToFree = kConsumerWarps;
-__device__ inline void ArriveAsWarp(uint32_t barrier) {
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) Arrive(barrier);
-}
-#endif
+// A slot of the ring is free once every warp has read it.
+inline constexpr int kArrivalsToFree = kConsumerWarps * kArrivalsAWarp;
 
 // This rank's share of a segment's pages.
 template <int kClusterSize>

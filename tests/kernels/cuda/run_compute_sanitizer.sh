@@ -4,7 +4,7 @@
 #   run_compute_sanitizer.sh BUILD [FILTER]
 #
 # BUILD was configured with -DPARALLAX_RACECHECK=ON: racecheck does not follow every order that
-# kernels rely on, and would report decode's as a hazard. TOOLS (default all four) are run.
+# kernels rely on, and would report those of rings as hazards. TOOLS (default all four) are run.
 #
 # Programs and tools run side by side, JOBS (default 8) at a time. FILTER is a --gtest_filter for
 # shorter runs: racecheck is tens of times slower than the bare kernels. Unless it is given, what is
