@@ -9,10 +9,12 @@
 #include <vector>
 
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear/tensor_split.h"
 #include "tests/kernels/cuda/linear/linear_chain.h"
 #include "tests/kernels/cuda/linear/linear_oracle.h"
 #include "tests/kernels/cuda/linear/linear_problem.h"
 #include "tests/kernels/cuda/linear/linear_refusals.h"
+#include "tests/kernels/cuda/linear/small_layer.h"
 #include "tests/kernels/cuda/row_ops/device_array.h"
 
 namespace parallax::kernels::cuda {
@@ -79,6 +81,59 @@ TEST(TensorLinearTest, EveryTokenCountEpilogueAndSplit) {
     LinearProblem rounded(tokens, 328, 584, LinearEpilogue::kStore, tokens + 1);
     rounded.params.y_dtype = DType::kBFloat16;
     Oracle(rounded).ExpectEverySplitRight();
+  }
+}
+
+// Each has a kernel of every padded number of tokens.
+constexpr LinearOutput kOutputs[] = {{LinearEpilogue::kStore, DType::kFloat32},
+                                     {LinearEpilogue::kStore, DType::kBFloat16},
+                                     {LinearEpilogue::kAccumulate, DType::kFloat32},
+                                     {LinearEpilogue::kSiluAndMul, DType::kBFloat16}};
+
+void ExpectTurnsItsRings(const LinearParams& layer, const TensorLinearSplit& split) {
+  // As an H200 answers.
+  constexpr TensorDevice kDevice = {132, {{132, 264}, {66, 132}, {30, 60}, {15, 30}}};
+  const TensorShape shape(layer);
+  const TensorLayout layout = *LayOut(shape, split, kDevice);
+  const int tiles = (shape.tiles + layout.clusters - 1) / layout.clusters;
+  EXPECT_GT(tiles * (shape.steps / split.cluster), layout.stages) << NameOf(layer, split);
+}
+
+// By one tile.
+void ExpectKernelRight(const LinearOutput& output, int padded_tokens, int cluster, unsigned seed) {
+  constexpr int kSteps = 9;  // more than rings have stages where CTAs share an SM, if they may
+  const TensorLinearSplit split{.cluster = cluster, .ctas_per_sm = TensorCtasPerSm(padded_tokens)};
+  const LinearParams layer =
+      SmallLayer(output, padded_tokens - 3, kTensorTileRows, cluster * kSteps);
+  EXPECT_EQ(PaddedTokens(layer.tokens), padded_tokens);
+  ExpectTurnsItsRings(layer, split);
+  ExpectSmallRight<Oracle>(layer, split, seed);
+}
+
+// By clusters of which some take two tiles: an H200 has no room for one more.
+void ExpectTilesInTurnRight(const LinearOutput& output, int cluster, bool keep_x, unsigned seed) {
+  constexpr int kSteps = 5;
+  const TensorLinearSplit split{.cluster = cluster, .keep_x = keep_x};
+  const int tiles = 132 / cluster + 1;
+  // Their sums are exchanged at once, or in two halves.
+  const int tokens = keep_x ? 125 : 61;
+  const LinearParams layer = SmallLayer(output, tokens, tiles * kTensorTileRows, cluster * kSteps);
+  ExpectTurnsItsRings(layer, split);
+  ExpectSmallRight<Oracle>(layer, split, seed);
+}
+
+// Small enough for racecheck: 48 launches, 40 of them of one cluster, with one tile.
+TEST(TensorLinearTest, EachKernelOnce) {
+  unsigned seed = 0;
+  for (int i = 0; i < 4; ++i) {
+    // Every number of tokens meets every size of a cluster, and so does every output.
+    int way = i;
+    for (int padded_tokens : ValuesOf(PaddedTokenCounts())) {
+      ExpectKernelRight(kOutputs[i], padded_tokens, 1 << way++ % 4, ++seed);
+    }
+    for (bool keep_x : {false, true}) {
+      ExpectTilesInTurnRight(kOutputs[i], 1 << (keep_x ? 3 - i : i), keep_x, ++seed);
+    }
   }
 }
 

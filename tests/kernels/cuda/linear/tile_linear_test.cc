@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <optional>
 #include <random>
 #include <set>
 #include <string>
@@ -15,6 +16,7 @@
 #include "tests/kernels/cuda/linear/linear_oracle.h"
 #include "tests/kernels/cuda/linear/linear_problem.h"
 #include "tests/kernels/cuda/linear/linear_refusals.h"
+#include "tests/kernels/cuda/linear/small_layer.h"
 #include "tests/kernels/cuda/row_ops/device_array.h"
 
 namespace parallax::kernels::cuda {
@@ -81,9 +83,11 @@ TEST(TileLinearTest, EveryTokenCountEpilogueAndSplit) {
   }
 }
 
+// As an H200 answers for 1, 2, 4 and 8.
+constexpr TileDevice kDevice = {{0, 132, 66, 42, 30, 24, 20, 17, 15}};
+
 // Each is a kernel of its own.
 TEST(TileLinearTest, TestsEveryWidth) {
-  constexpr TileDevice kDevice = {{0, 132}};
   std::set<int> widths;
   for (int tokens : kTokenCounts) {
     LinearParams params;
@@ -108,6 +112,61 @@ TEST(TileLinearTest, TestsEveryWayToDivideALayer) {
                         return split.input_parts == input_parts && split.sharers == sharers;
                       }))
           << input_parts << ' ' << sharers;
+    }
+  }
+}
+
+// Each has a kernel of every width. What is stored as float32 has the kernels that add.
+constexpr LinearOutput kOutputs[] = {{LinearEpilogue::kStore, DType::kBFloat16},
+                                     {LinearEpilogue::kAccumulate, DType::kFloat32},
+                                     {LinearEpilogue::kSiluAndMul, DType::kBFloat16}};
+
+constexpr int RowsOfATile(const LinearOutput& output) {
+  return kTileWarpgroupRows * TileWarpgroups(output.y_dtype == DType::kFloat32);
+}
+
+void ExpectTurnsItsRings(const LinearParams& layer, const TileLinearSplit& split) {
+  const TileShape shape(layer);
+  const TileLayout layout = *LayOut(shape, split, kDevice);
+  const int tiles = (layout.groups + layout.clusters - 1) / layout.clusters;
+  EXPECT_GT(tiles * (shape.steps / split.input_parts), layout.stages) << NameOf(layer, split);
+}
+
+// By one tile for each sharer. Wide products leave no room for the sums of many parts: there are
+// fewer then. Returns the split.
+TileLinearSplit ExpectKernelRight(const LinearOutput& output, int width, int parts, int sharers,
+                                  unsigned seed) {
+  constexpr int kSteps = kTileMaxStages + 1;  // of a part
+  TileLinearSplit split{.token_tiles = sharers, .input_parts = parts, .sharers = sharers};
+  const auto layer = [&] {
+    return SmallLayer(output, sharers * width - 5, RowsOfATile(output), split.input_parts * kSteps);
+  };
+  const auto layout = [&] { return LayOut(TileShape(layer()), split, kDevice); };
+  while (split.input_parts > 1 && !layout()) --split.input_parts;
+  EXPECT_EQ(layout()->width, width);
+  ExpectTurnsItsRings(layer(), split);
+  ExpectSmallRight<Oracle>(layer(), split, seed);
+  return split;
+}
+
+// Small enough for racecheck: 51 launches, 45 of them of up to 8 CTAs, with a tile each. An
+// output's kernels divide their layers in every way. Where some CTAs take two tiles, an H200's SMs
+// are all busy: there are 144.
+TEST(TileLinearTest, EachKernelOnce) {
+  int launches = 0;
+  for (const LinearOutput& output : kOutputs) {
+    std::set<TileLinearSplit> splits;
+    for (int width : ValuesOf(TileWidths())) {
+      const int way = launches++ % (kTileMaxInputParts * kTileMaxSharers);
+      splits.insert(ExpectKernelRight(output, width, 1 + way % kTileMaxInputParts,
+                                      1 + way / kTileMaxInputParts, launches));
+    }
+    EXPECT_EQ(splits.size(), kTileMaxInputParts * kTileMaxSharers);
+    for (int sharers : {1, 2}) {
+      const TileLinearSplit split{.token_tiles = 16, .sharers = sharers};
+      const LinearParams layer = SmallLayer(output, 1019, 9 * RowsOfATile(output), 5);
+      ExpectTurnsItsRings(layer, split);
+      ExpectSmallRight<Oracle>(layer, split, ++launches);
     }
   }
 }
