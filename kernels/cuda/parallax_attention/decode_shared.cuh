@@ -104,6 +104,11 @@ class Ring {
 // A slot of the ring is free once every warp has read it.
 inline constexpr int kArrivalsToFree = kConsumerWarps * kArrivalsAWarp;
 
+// racecheck does not follow an order through a barrier at which one side only arrives, either.
+__device__ inline void ShowBarriersToRacecheck() {
+  if constexpr (kArrivalsAWarp > 1) __syncthreads();
+}
+
 // This rank's share of a segment's pages.
 template <int kClusterSize>
 struct PageRange {

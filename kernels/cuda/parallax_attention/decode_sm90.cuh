@@ -136,21 +136,41 @@ class Producer {
 #pragma unroll 1
     for (int i = begin; i < end; ++i) {
       const uint64_t k_block = __shfl_sync(~0u, reinterpret_cast<uint64_t>(k_block_of_lane), i);
-      if (lane() < 2) Wait(ring_.Empty(), ring_.phase() ^ 1);
-      Send(k_block);
+      if constexpr (kArrivalsAWarp > 1) {
+        SendInTurn(k_block);
+      } else {
+        if (lane() < 2) Wait(ring_.Empty(), ring_.phase() ^ 1);
+        Send(k_block);
+      }
     }
   }
 
   // Of the first two lanes, to free slots.
   __device__ void Send(uint64_t k_block) {
-    if (lane() < 2) {
-      const uint64_t offset = lane() == 1 ? uint64_t{Shape::kBlockBytes} * args_.num_kv_heads : 0;
-      ArriveExpect(ring_.Full(), Shape::kBlockBytes);
-      BulkCopy(ring_.Block(), reinterpret_cast<const void*>(k_block + offset), Shape::kBlockBytes,
-               ring_.Full());
+    if (lane() < 2) SendBlock(lane() == 1 ? k_block + ValueOffset() : k_block);
+    ring_.Advance();
+    ring_.Advance();
+  }
+
+  // The same for racecheck, by one lane, once it has itself seen the slots freed.
+  __device__ void SendInTurn(uint64_t k_block) {
+    for (const uint64_t block : {k_block, k_block + ValueOffset()}) {
+      if (lane() == 0) {
+        Wait(ring_.Empty(), ring_.phase() ^ 1);
+        SendBlock(block);
+      }
+      ring_.Advance();
     }
-    ring_.Advance();
-    ring_.Advance();
+  }
+
+  __device__ void SendBlock(uint64_t block) {
+    ArriveExpect(ring_.Full(), Shape::kBlockBytes);
+    BulkCopy(ring_.Block(), reinterpret_cast<const void*>(block), Shape::kBlockBytes, ring_.Full());
+  }
+
+  // From a page's K to its V.
+  __device__ uint64_t ValueOffset() const {
+    return uint64_t{Shape::kBlockBytes} * args_.num_kv_heads;
   }
 
   const DecodeArgs& args_;
@@ -391,6 +411,7 @@ __global__ void __launch_bounds__(kDecodeThreads,
   } else {
     InitBarriers(shared.besides, args.ring_slots);
   }
+  ShowBarriersToRacecheck();
   // Only now, as the fence behind the barriers waits for loads on their way.
   Producer<kDim, kTiles, kClusterSize> producer(args, shared, slice, rank);
   LetNextKernelStart();
