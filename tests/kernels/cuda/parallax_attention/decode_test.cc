@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "kernels/check.h"
@@ -116,6 +117,46 @@ TEST(DecodeTest, BatchesOfEverySize) {
     EXPECT_LT(WorstError(one_tile, contexts), kTolerance) << sequences << " equal sequences";
   }
 }
+
+// Batches of one KV head that make each kernel's ring turn and, where units are cut, its merge.
+// Small enough for racecheck, a launch each.
+struct KernelCase {
+  std::string name;
+  int query_heads;  // 16 rows take two tiles
+  std::vector<int> contexts;
+};
+
+class DecodeKernels : public testing::TestWithParam<std::tuple<int, KernelCase>> {};
+
+TEST_P(DecodeKernels, EachKernelOnce) {
+  const auto& [head_dim, batch] = GetParam();
+  const AttentionShape shape{.query_heads = batch.query_heads, .kv_heads = 1, .head_dim = head_dim};
+  EXPECT_LT(WorstError(shape, batch.contexts), kLooseTolerance);
+}
+
+std::vector<int> LongAmongShort(int sequences, int long_context, int context) {
+  std::vector<int> contexts(sequences, context);
+  contexts[sequences / 2] = long_context;
+  return contexts;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Decode, DecodeKernels,
+    testing::Combine(testing::Values(64, 128),
+                     testing::Values(KernelCase{"ClustersOf8", 1, std::vector<int>(4, 4200)},
+                                     KernelCase{"ClustersOf8Cut", 1, {4000, 100}},
+                                     KernelCase{"ClustersOf4", 1, std::vector<int>(16, 1300)},
+                                     KernelCase{"ClustersOf2", 1, std::vector<int>(40, 560)},
+                                     KernelCase{"OneAnSm", 1, std::vector<int>(100, 450)},
+                                     KernelCase{"TwoAnSm", 1, std::vector<int>(140, 250)},
+                                     KernelCase{"TwoAnSmCut", 1, LongAmongShort(270, 6000, 60)},
+                                     KernelCase{"TwoTilesClustersOf8", 16,
+                                                std::vector<int>(4, 4200)},
+                                     KernelCase{"TwoTiles", 16, std::vector<int>(70, 700)},
+                                     KernelCase{"TwoTilesCut", 16, LongAmongShort(140, 6000, 60)})),
+    [](const auto& info) {
+      return std::get<1>(info.param).name + "Dim" + std::to_string(std::get<0>(info.param));
+    });
 
 TEST(DecodeTest, RandomBatches) {
   for (uint32_t seed = 1; seed <= 12; ++seed) {

@@ -104,6 +104,18 @@ TEST_P(PrefillShapes, EveryNumberOfParts) {
   }
 }
 
+// With tiles that turn the ring and keys that are cut, on little: small enough for racecheck.
+TEST(PrefillTest, EachKernelOnce) {
+  for (const int head_dim : {64, 128}) {
+    for (const bool probe : {true, false}) {
+      const AttentionShape shape{
+          .query_heads = 4, .kv_heads = 2, .head_dim = head_dim, .probe = probe};
+      EXPECT_LT(WorstError(shape, {{130, 700}, {3, 3000}}), kTolerance)
+          << head_dim << (probe ? " dims" : " dims, no probe");
+    }
+  }
+}
+
 TEST_P(PrefillShapes, SameBitsEveryTime) {
   std::mt19937 rng(2);
   for (const auto& chunks : {kRagged, std::vector<Chunk>{{3, 9001}}, {{70, 7300}}}) {
