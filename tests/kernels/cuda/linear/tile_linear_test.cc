@@ -149,27 +149,37 @@ TileLinearSplit ExpectKernelRight(const LinearOutput& output, int width, int par
   return split;
 }
 
-// Small enough for racecheck: 51 launches, 45 of them of up to 8 CTAs, with a tile each. An
-// output's kernels divide their layers in every way. Where some CTAs take two tiles, an H200's SMs
-// are all busy: there are 144.
-TEST(TileLinearTest, EachKernelOnce) {
-  int launches = 0;
-  for (const LinearOutput& output : kOutputs) {
-    std::set<TileLinearSplit> splits;
-    for (int width : ValuesOf(TileWidths())) {
-      const int way = launches++ % (kTileMaxInputParts * kTileMaxSharers);
-      splits.insert(ExpectKernelRight(output, width, 1 + way % kTileMaxInputParts,
-                                      1 + way / kTileMaxInputParts, launches));
-    }
-    EXPECT_EQ(splits.size(), kTileMaxInputParts * kTileMaxSharers);
-    for (int sharers : {1, 2}) {
-      const TileLinearSplit split{.token_tiles = 16, .sharers = sharers};
-      const LinearParams layer = SmallLayer(output, 1019, 9 * RowsOfATile(output), 5);
-      ExpectTurnsItsRings(layer, split);
-      ExpectSmallRight<Oracle>(layer, split, ++launches);
-    }
+// Small enough for racecheck: 15 launches of up to 8 CTAs, with a tile each. An output's kernels
+// divide their layers in every way.
+class TileKernels : public testing::TestWithParam<LinearOutput> {};
+
+TEST_P(TileKernels, EachKernelOnce) {
+  unsigned launches = 0;
+  std::set<TileLinearSplit> splits;
+  for (int width : ValuesOf(TileWidths())) {
+    const int way = launches++ % (kTileMaxInputParts * kTileMaxSharers);
+    splits.insert(ExpectKernelRight(GetParam(), width, 1 + way % kTileMaxInputParts,
+                                    1 + way / kTileMaxInputParts, launches));
+  }
+  EXPECT_EQ(splits.size(), kTileMaxInputParts * kTileMaxSharers);
+}
+
+// Likewise, where some CTAs take two tiles: of 144, for which an H200 is not enough.
+TEST_P(TileKernels, EachKernelOnceOverTilesInTurn) {
+  for (int sharers : {1, 2}) {
+    const TileLinearSplit split{.token_tiles = 16, .sharers = sharers};
+    const LinearParams layer = SmallLayer(GetParam(), 1019, 9 * RowsOfATile(GetParam()), 5);
+    ExpectTurnsItsRings(layer, split);
+    ExpectSmallRight<Oracle>(layer, split, sharers);
   }
 }
+
+std::string OutputName(const testing::TestParamInfo<LinearOutput>& output) {
+  constexpr const char* kNames[] = {"Store", "Accumulate", "SiluAndMul"};
+  return kNames[static_cast<int>(output.param.epilogue)];
+}
+
+INSTANTIATE_TEST_SUITE_P(Outputs, TileKernels, testing::ValuesIn(kOutputs), OutputName);
 
 TEST(TileLinearTest, SmallestShapes) {
   for (int outputs : {8, 16, 24, 112, 128, 136, 192, 208, 392}) {
