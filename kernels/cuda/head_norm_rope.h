@@ -41,10 +41,6 @@ struct HeadNormRopeParams {
   std::span<const int32_t> positions;     // [tokens], device memory
   std::span<const int64_t> slot_mapping;  // [tokens], device memory
   PagedKvCache cache;                     // states num_kv_heads and head_dim (64 or 128)
-
-  // Lets a next kernel that is launched early start only when the one before this has completed:
-  // its blocks then find all multiprocessors free. Else it starts as early as it can.
-  bool holds_next = false;
 };
 
 void HeadNormRopeAndKvWrite(const HeadNormRopeParams& params, const Stream& stream);

@@ -82,12 +82,6 @@ size_t ParallaxDecodeCounterBytes(const DeviceProperties& device);
 size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_query_heads,
                                     int num_kv_heads, int head_dim, int max_query_len);
 
-// Whether the kernel of such a batch, one row a sequence, had better find all multiprocessors free
-// than start as early as it can. Launched while they empty, its clusters crowd on those that are
-// free first, and read long contexts slower by up to a quarter.
-bool DecodeWantsFreeMultiprocessors(const DeviceProperties& device, int batch, int num_query_heads,
-                                    const PagedKvCache& cache);
-
 // Enqueues the op.
 void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& device,
                     const Stream& stream);

@@ -85,18 +85,6 @@ DecodeForm FormOf(const DeviceProperties& device, int units, int tiles, int head
   return tiles == 1 ? FormOfOneTile(device, units, head_dim) : FormOfTwoTiles(device, units);
 }
 
-// What a sequence's rows are divided into.
-struct SequenceUnits {
-  int tiles;  // of a unit
-  int row_blocks;
-  int count;
-
-  SequenceUnits(int rows, int num_kv_heads)
-      : tiles(RowBlockTiles(rows)),
-        row_blocks((rows + tiles * 8 - 1) / (tiles * 8)),
-        count(num_kv_heads * row_blocks) {}
-};
-
 int CutCost(const DecodeForm& form, int units_a_cluster) {
   if (form.cluster_size > 1) return kClusterCutCost;
   return units_a_cluster > 1 ? kManyUnitsCutCost : kCutCost;
@@ -232,15 +220,6 @@ size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_quer
   return CounterBytes(device) + partials * sizeof(float4);
 }
 
-bool DecodeWantsFreeMultiprocessors(const DeviceProperties& device, int batch, int num_query_heads,
-                                    const PagedKvCache& cache) {
-  CheckHeads(num_query_heads, cache.num_kv_heads, cache.head_dim);
-  if (!device.is_hopper()) return false;
-  const SequenceUnits units(num_query_heads / cache.num_kv_heads, cache.num_kv_heads);
-  const DecodeForm form = FormOf(device, batch * units.count, units.tiles, cache.head_dim);
-  return form.cluster_size == 2 || form.cluster_size == 4;
-}
-
 void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& device,
                     const Stream& stream) {
   CheckParams(params, device, stream);
@@ -250,22 +229,23 @@ void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& 
   }
   DecodeArgs args = MakeArgs(params, device);
   const int rows = static_cast<int>(args.group.value) * params.max_query_len;
-  const SequenceUnits of_sequence(rows, args.num_kv_heads);
   DecodeVariant variant;
   variant.head_dim = params.cache.head_dim;
-  variant.tiles = of_sequence.tiles;
+  variant.tiles = RowBlockTiles(rows);
   variant.programmatic_launch = params.programmatic_launch || params.beside_preceding;
-  CheckCounts(args.batch, of_sequence.count, params.max_blocks + kUnitCost * kMostClusterSize);
-  const int units = args.batch * of_sequence.count;
+  const int row_blocks = (rows + variant.tiles * 8 - 1) / (variant.tiles * 8);
+  const int units_a_sequence = args.num_kv_heads * row_blocks;
+  CheckCounts(args.batch, units_a_sequence, params.max_blocks + kUnitCost * kMostClusterSize);
+  const int units = args.batch * units_a_sequence;
   const DecodeForm form = FormOf(device, units, variant.tiles, variant.head_dim);
   variant.cluster_size = form.cluster_size;
   variant.ctas_per_sm = form.ctas_per_sm;
   variant.ring_bytes = form.ring_bytes;
-  args.row_blocks = Divisor(of_sequence.row_blocks);
-  args.units_a_sequence = Divisor(of_sequence.count);
+  args.row_blocks = Divisor(row_blocks);
+  args.units_a_sequence = Divisor(units_a_sequence);
   args.num_clusters = form.num_clusters;
   args.units_a_cluster = (units + form.num_clusters - 1) / form.num_clusters;
-  args.slice_groups = SliceGroups(form, of_sequence.count, args.units_a_cluster);
+  args.slice_groups = SliceGroups(form, units_a_sequence, args.units_a_cluster);
   args.unit_cost = kUnitCost * form.cluster_size;
   args.cut_cost = CutCost(form, args.units_a_cluster);
   LaunchDecodeSm90(args, variant, stream.cuda_stream());

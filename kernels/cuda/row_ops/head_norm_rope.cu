@@ -38,7 +38,6 @@ struct KernelParams {
   int k_begin;
   int v_begin;
   int num_heads;
-  bool holds_next;
 };
 
 // A thread's part of a head: dimensions 8i .. 8i+7 of either half, which rotate into each other.
@@ -77,7 +76,7 @@ __device__ void Rotate(const HeadPart& table_row, HeadPart& x) {
 template <int Lanes>
 __global__ void __launch_bounds__(kThreads) HeadNormRopeKernel(KernelParams params) {
   constexpr int kHeadDim = Lanes * 2 * kVector;
-  if (!params.holds_next) LetNextKernelStart();
+  LetNextKernelStart();
   const int64_t token = blockIdx.x;
   const int head = blockIdx.y * (kThreads / Lanes) + threadIdx.x / Lanes;
   const int low = threadIdx.x % Lanes * kVector;
@@ -100,7 +99,6 @@ __global__ void __launch_bounds__(kThreads) HeadNormRopeKernel(KernelParams para
   if (active && !is_q && !is_r) slot = params.slot_mapping[token];
   HeadPart x = {};
   WaitForPrecedingKernel();
-  if (params.holds_next) LetNextKernelStart();
   if (active) {
     x = LoadPart(params.qrkv + token * params.qrkv_stride + int64_t{head} * kHeadDim, low, high);
   }
@@ -191,7 +189,6 @@ KernelParams CheckAndConvert(const HeadNormRopeParams& params, const Stream& str
   result.positions = params.positions.data();
   result.slot_mapping = params.slot_mapping.data();
   result.cache = params.cache;
-  result.holds_next = params.holds_next;
   return result;
 }
 

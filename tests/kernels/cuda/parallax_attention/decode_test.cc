@@ -272,12 +272,7 @@ class NewTokens {
     params_.cache = decode.cache;
   }
 
-  // `holds_next`: before what is enqueued next may start.
-  void Write(bool holds_next = false) const {
-    HeadNormRopeParams params = params_;
-    params.holds_next = holds_next;
-    HeadNormRopeAndKvWrite(params, Stream(0, nullptr));
-  }
+  void Write() const { HeadNormRopeAndKvWrite(params_, Stream(0, nullptr)); }
 
  private:
   static std::vector<float> OneRotation(int head_dim) {
@@ -327,15 +322,14 @@ class NewTokens {
 // The kernel before it is itself held up, while decode has long begun to read.
 TEST(DecodeTest, WaitsForWhatTheKernelBeforeItWrites) {
   std::mt19937 rng(7);
-  for (int run = 0; run < 8; ++run) {  // the first two load the kernels
-    const int sequences = run % 2 == 0 ? 1 : 40;
+  for (const int sequences : {1, 40, 1, 40}) {  // again, with all kernels loaded
     const auto problems = Problems({}, std::vector<int>(sequences, 3 * kPageSize + 1), {}, rng);
     DecodeBatch batch(problems, rng);
     const NewTokens tokens(problems, batch.params());
     ParallaxDecodeParams params = batch.params();
     params.programmatic_launch = true;
     HoldStream(/*nanoseconds=*/1'000'000, nullptr);
-    tokens.Write(/*holds_next=*/run >= 4);
+    tokens.Write();
     ParallaxDecode(params, ReadDeviceProperties(0), Stream(0, nullptr));
     const auto outs = batch.ReadOut();
     for (int i = 0; i < sequences; ++i) {
