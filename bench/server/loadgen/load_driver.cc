@@ -47,7 +47,8 @@ absl::Status CheckLag(const char* what, const Histogram& lag, double max_lag_ms,
 absl::Status CheckLags(const RunResult& result, double max_lag_ms) {
   constexpr char kTooSlow[] = "Lower the load or use a faster client";
   constexpr char kHeldBack[] =
-      "The other end takes fewer streams of a connection, or does not read: raise --connections";
+      "The other end takes fewer streams of a connection, or does not read: raise --connections. "
+      "Or gRPC slept after a second without events: raise --rate or --duration";
   if (absl::Status s = CheckLag("requests sent", result.tally.send_lag, max_lag_ms, kTooSlow);
       !s.ok()) {
     return s;

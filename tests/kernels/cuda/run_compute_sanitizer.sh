@@ -18,7 +18,7 @@ if [[ $# -lt 1 ]]; then
 fi
 readonly programs=$1/gpu_tests
 readonly filter=${2:-*-*MillionKeys}
-# racecheck takes a second and more for a launch in clusters.
+# Under racecheck a launch in clusters takes seconds to minutes.
 readonly race_filter=${2:-*EachKernelOnce*:*DrawsInOrder*:SkinnyLinear*:PortableDecode*:HeadNormRope*:RmsNorm*:SiluAndMul*:Embedding*:GatherRows*:CopyKvPages*-*Refuses*}
 export LIMIT=${SECONDS_PER_RUN:-300}
 LOGS=$(mktemp -d)
