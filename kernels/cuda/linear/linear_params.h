@@ -1,5 +1,4 @@
-// What a layer's parameters come to; and the checks that TensorLinear, TileLinear and cuBLASLt's
-// layers have in common. SkinnyLinear takes other strides and inputs, and has its own.
+// What a layer's parameters come to, and the checks that linear layers have in common.
 //
 // Thread safety: pure functions. Errors: KernelError, in the name of `op`.
 #ifndef PARALLAX_KERNELS_CUDA_LINEAR_LINEAR_PARAMS_H_
@@ -29,7 +28,10 @@ bool TakesMatrix(const LinearParams& params);
 
 void CheckAligned(std::string_view op, const void* pointer, const char* operand);
 
-// All but the number of tokens, of which each has its own.
+// What every kernel asks of a layer; it asks more of the number of inputs and of y's stride.
+void CheckOperands(std::string_view op, const LinearParams& params);
+
+// All that TensorLinear, TileLinear and cuBLASLt's layers ask, but for the number of tokens.
 void CheckLayer(std::string_view op, const LinearParams& params);
 
 }  // namespace parallax::kernels::cuda

@@ -296,30 +296,14 @@ Variant ChooseVariant(LinearEpilogue epilogue, int tokens, int tile_rows, int ti
 int CeilDiv(int a, int b) { return (a + b - 1) / b; }
 
 void CheckParams(const LinearParams& p, int compute_capability_major) {
-  const bool silu = p.epilogue == LinearEpilogue::kSiluAndMul;
-  const bool accumulate = p.epilogue == LinearEpilogue::kAccumulate;
   Check(compute_capability_major == 9, kOp, "device", "of compute capability 9.x",
         compute_capability_major);
-  Check(p.x && p.weight && p.y, kOp, "x, weight, y", "given; null operands",
-        !p.x + !p.weight + !p.y);
+  CheckOperands(kOp, p);
   Check(p.tokens >= 1 && p.tokens <= kMaxSkinnyTokens, kOp, "tokens", "1..16", p.tokens);
-  Check(p.num_outputs > 0 && p.num_outputs % (silu ? 16 : 8) == 0, kOp, "num_outputs",
-        silu ? "a positive multiple of 16" : "a positive multiple of 8", p.num_outputs);
   Check(p.num_inputs > 0 && p.num_inputs % 64 == 0, kOp, "num_inputs", "a positive multiple of 64",
         p.num_inputs);
-  Check(p.x_stride == 0 || (p.x_stride >= p.num_inputs && p.x_stride % 8 == 0), kOp, "x_stride",
-        "0, or a multiple of 8 no less than num_inputs", static_cast<double>(p.x_stride));
   Check(p.y_stride == 0 || p.y_stride >= OutputWidth(p), kOp, "y_stride",
         "0, or no less than y's width", static_cast<double>(p.y_stride));
-  Check(reinterpret_cast<uintptr_t>(p.x) % 16 == 0, kOp, "x", "16-byte aligned; address modulo 16",
-        static_cast<double>(reinterpret_cast<uintptr_t>(p.x) % 16));
-  Check(reinterpret_cast<uintptr_t>(p.weight) % 16 == 0, kOp, "weight",
-        "16-byte aligned; address modulo 16",
-        static_cast<double>(reinterpret_cast<uintptr_t>(p.weight) % 16));
-  const bool is_float = p.y_dtype == DType::kFloat32;
-  Check(is_float ? !silu : (p.y_dtype == DType::kBFloat16 && !accumulate), kOp, "y_dtype",
-        "bfloat16 (kStore, kSiluAndMul) or float32 (kStore, kAccumulate)",
-        static_cast<double>(p.y_dtype));
 }
 
 // Whichever tile height leaves the busiest SM fewer rows.
@@ -378,8 +362,7 @@ void SkinnyLinear(const LinearParams& p, const Stream& stream) {
   CheckNorms(p);
   CheckParams(p, DeviceAttribute(kOp, cudaDevAttrComputeCapabilityMajor, device));
   const int num_sms = DeviceAttribute(kOp, cudaDevAttrMultiProcessorCount, device);
-  const int tile_rows =
-      p.epilogue == LinearEpilogue::kSiluAndMul ? 16 : ChooseTileRows(p.num_outputs, num_sms);
+  const int tile_rows = IsGated(p) ? 16 : ChooseTileRows(p.num_outputs, num_sms);
   SkinnyArgs args = MakeArgs(p, tile_rows, num_sms);
   Check(p.next_norm.weight == nullptr || args.tiles <= kMaxSquareParts, kOp, "next_norm",
         "given for at most 128 tiles of outputs; tiles", args.tiles);

@@ -59,8 +59,8 @@ DecodeForm ClustersOf8(const DeviceProperties& device) {
 }
 
 // A CTA's ring holds what its SM's share of the memory's bandwidth needs on the way. More is worse:
-// the memory's queues grow, and some SMs get a quarter more from them than others. Blocks of 64
-// dims are so small that one CTA barely keeps up with issuing their copies; two an SM do.
+// the memory's queues grow, and some SMs get a quarter more from them than others. A page of 64
+// dims takes a CTA alone on its SM longer than the memory; two an SM keep that busy.
 DecodeForm FormOfOneTile(const DeviceProperties& device, int units, int head_dim) {
   const int sms = RoundedSms(device);
   const bool small_blocks = head_dim == 64;
