@@ -79,9 +79,11 @@ class Ring {
   __device__ uint32_t Full() const { return barriers_ + slot_ * 16; }
   __device__ uint32_t Empty() const { return Full() + 8; }
   __device__ uint32_t phase() const { return phase_; }
-  __device__ void Advance() {
-    if (++slot_ == slots_) {
-      slot_ = 0;
+  // By at most as many slots as the ring has.
+  __device__ void Advance(int by) {
+    slot_ += by;
+    if (slot_ >= slots_) {
+      slot_ -= slots_;
       phase_ ^= 1;
     }
   }

@@ -56,7 +56,7 @@ class Producer {
     guess_ = min(static_cast<int>(args.units_a_sequence.Divide(slice)), args.batch - 1);
     if (threadIdx.x < kConsumerThreads) return;
     if (lane() < args.max_blocks) guessed_ = args.block_tables[guess_ * args.max_blocks + lane()];
-    if (lane() == 1) ring_.Advance();
+    if (lane() == 1) ring_.Advance(1);
   }
 
   // Reads the slice's segments, of which `segment` is the first, if there is `more` than none.
@@ -148,8 +148,7 @@ class Producer {
   // Of the first two lanes, to free slots.
   __device__ void Send(uint64_t k_block) {
     if (lane() < 2) SendBlock(lane() == 1 ? k_block + ValueOffset() : k_block);
-    ring_.Advance();
-    ring_.Advance();
+    ring_.Advance(2);
   }
 
   // The same for racecheck, by one lane, once it has itself seen the slots freed.
@@ -159,7 +158,7 @@ class Producer {
         Wait(ring_.Empty(), ring_.phase() ^ 1);
         SendBlock(block);
       }
-      ring_.Advance();
+      ring_.Advance(1);
     }
   }
 
@@ -193,8 +192,11 @@ class Consumer {
       : args_(args),
         shared_(shared),
         rank_(rank),
-        ring_(shared.ring, shared.besides.ring_barriers, args.ring_slots),
-        writer_(args, shared.besides.cut, reinterpret_cast<float4*>(shared.ring), slice, rank) {}
+        k_ring_(shared.ring, shared.besides.ring_barriers, args.ring_slots),
+        v_ring_(k_ring_),
+        writer_(args, shared.besides.cut, reinterpret_cast<float4*>(shared.ring), slice, rank) {
+    v_ring_.Advance(1);
+  }
 
   // Reads the slice's segments, of which `segment` is the first, if there is `more` than none.
   __device__ void Run(Segment& segment, bool more, SegmentWalker& walker) {
@@ -250,14 +252,16 @@ class Consumer {
   static __device__ int lane() { return threadIdx.x % 32; }
   static __device__ int warp() { return threadIdx.x / 32; }
 
-  // The next block of the ring, once it is there.
-  __device__ uint32_t Acquire() {
-    Wait(ring_.Full(), ring_.phase());
-    return ring_.Block();
+  using PageRing = Ring<Shape::kBlockBytes>;
+
+  // The next block of K or V, once it is there.
+  static __device__ uint32_t Acquire(const PageRing& ring) {
+    Wait(ring.Full(), ring.phase());
+    return ring.Block();
   }
-  __device__ void Release() {
-    ArriveAsWarp(ring_.Empty());
-    ring_.Advance();
+  static __device__ void Release(PageRing& ring) {
+    ArriveAsWarp(ring.Empty());
+    ring.Advance(2);
   }
 
   // The first key that the sequence's row sees.
@@ -268,46 +272,94 @@ class Consumer {
   }
 
   // A page of short rows takes a warp longer than its bytes take, in waits for one result after
-  // another: then the scores of a page are computed while the values of the one before are added.
-  static constexpr bool kScoresAhead = kDim == 64;
+  // another: then pages are taken by two, and the scores of two are computed while the values of
+  // the two before are added.
+  static constexpr bool kPairsPages = kDim == 64;
 
   __device__ void ReadPages(const Segment& segment, const LaneRows<kTiles>& rows,
                             QueryTile<kDim, kTiles>& queries) {
     const PageRange<kClusterSize> range(segment, rank_);
-    if (range.begin == range.end) return;
     // Every row sees the keys [all_begin, all_end).
     const int all_begin = FirstKey(segment, segment.span.query_len - 1);
     const int all_end = segment.span.context - segment.span.query_len + 1;
-    int page_key = (segment.span.first_page + range.begin) * kPageSize;
-    WarpScores<kTiles> scores;
-    bool has_scores = false;
+    int page = segment.span.first_page + range.begin;
+    const int end_page = segment.span.first_page + range.end;
 #pragma unroll 1
-    for (int pages_left = range.end - range.begin; pages_left > 0; --pages_left) {
-      const bool masked = page_key < all_begin || page_key + kPageSize > all_end;
-      if (!kScoresAhead || !has_scores) {
-        const uint32_t k_block = Acquire();
-        ComputeScores(scores, query_, queries, offsets_, k_block);
-        Release();
-      }
-      if (masked) MaskScores<kTiles>(scores, rows, page_key);
-      uint32_t weights[kTiles][4];
-      ComputeWeights(scores, args_.scale_log2, state_, weights);
-      const uint32_t v_block = Acquire();
-      has_scores = kScoresAhead && !masked && pages_left > 1;
-      if (has_scores) {
-        const uint32_t v_empty = ring_.Empty();
-        ring_.Advance();
-        AddValuesAndScoreNext(weights, offsets_, v_block, state_, scores, query_, queries,
-                              Acquire());
-        ArriveAsWarp(v_empty);
-      } else if (masked) {
-        const ValueMask mask = {FirstKey(segment, 0) - page_key, segment.span.context - page_key};
-        AddValues<kDim, kTiles, true>(weights, offsets_, v_block, mask, state_);
+    while (page < end_page) {
+      const int key = page * kPageSize;
+      const bool masked = key < all_begin || key + kPageSize > all_end;
+      const int pairs = (min(end_page, all_end / kPageSize) - page) / 2;
+      if (kPairsPages && !masked && pairs > 0) {
+        ReadPairs(pairs, queries);
+        page += pairs * 2;
       } else {
-        AddValues<kDim, kTiles, false>(weights, offsets_, v_block, {}, state_);
+        ReadPage(segment, rows, queries, key, masked);
+        ++page;
       }
-      Release();
-      page_key += kPageSize;
+    }
+  }
+
+  __device__ void ReadPage(const Segment& segment, const LaneRows<kTiles>& rows,
+                           QueryTile<kDim, kTiles>& queries, int page_key, bool masked) {
+    WarpScores<kTiles> scores[1];
+    ScorePages(scores, queries);
+    if (masked) MaskScores<kTiles>(scores[0], rows, page_key);
+    PageWeights<kTiles> weights[1];
+    ComputeWeights(scores, args_.scale_log2, state_, weights);
+    const uint32_t v_block = Acquire(v_ring_);
+    if (masked) {
+      const ValueMask mask = {FirstKey(segment, 0) - page_key, segment.span.context - page_key};
+      AddValues<kDim, kTiles, true>(weights[0], offsets_, v_block, mask, state_);
+    } else {
+      AddValues<kDim, kTiles, false>(weights[0], offsets_, v_block, {}, state_);
+    }
+    Release(v_ring_);
+  }
+
+  // Pages without masks. REQUIRES: pairs > 0.
+  __device__ void ReadPairs(int pairs, QueryTile<kDim, kTiles>& queries) {
+    WarpScores<kTiles> scores[2];
+    ScorePages(scores, queries);
+#pragma unroll 1
+    for (; pairs > 0; --pairs) {
+      PageWeights<kTiles> weights[2];
+      ComputeWeights(scores, args_.scale_log2, state_, weights);
+      if (pairs > 1) {
+        AddPairAndScoreNext(weights, scores, queries);
+      } else {
+        for (const PageWeights<kTiles>& of_page : weights) {
+          AddValues<kDim, kTiles, false>(of_page, offsets_, Acquire(v_ring_), {}, state_);
+          Release(v_ring_);
+        }
+      }
+    }
+  }
+
+  template <int kPages>
+  __device__ void ScorePages(WarpScores<kTiles> (&scores)[kPages],
+                             QueryTile<kDim, kTiles>& queries) {
+#pragma unroll
+    for (WarpScores<kTiles>& of_page : scores) {
+      ComputeScores(of_page, query_, queries, offsets_, Acquire(k_ring_));
+      Release(k_ring_);
+    }
+  }
+
+  // REQUIRES: a ring with room for the keys of a pair beside the values of the one before.
+  __device__ void AddPairAndScoreNext(const PageWeights<kTiles> (&weights)[2],
+                                      WarpScores<kTiles> (&scores)[2],
+                                      QueryTile<kDim, kTiles>& queries) {
+    PageRing next_k = k_ring_;
+    PageRing next_v = v_ring_;
+    next_k.Advance(2);
+    next_v.Advance(2);
+    const uint32_t v_blocks[2] = {Acquire(v_ring_), Acquire(next_v)};
+    const uint32_t k_blocks[2] = {Acquire(k_ring_), Acquire(next_k)};
+    AddValuesAndComputeScores(weights, offsets_, v_blocks, state_, scores, query_, queries,
+                              k_blocks);
+    for (int page = 0; page < 2; ++page) {
+      Release(v_ring_);
+      Release(k_ring_);
     }
   }
 
@@ -364,7 +416,8 @@ class Consumer {
   const DecodeArgs& args_;
   Shared& shared_;
   const int rank_;
-  Ring<Shape::kBlockBytes> ring_;
+  PageRing k_ring_;
+  PageRing v_ring_;
   Writer writer_;
   uint32_t segment_ = 0;  // of the slice, counted: buffers of two alternate by it
   const LaneOffsets<kDim> offsets_;

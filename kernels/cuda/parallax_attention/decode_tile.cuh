@@ -247,14 +247,15 @@ __device__ void MaskScores(WarpScores<kTiles>& scores, const LaneRows<kTiles>& r
   }
 }
 
-// The row's largest score of this warp's keys, and the s2 of that key.
-__device__ inline float2 TopOfRow(const float (&scores)[2][4]) {
+// The row's largest score of this warp's keys in some pages, and the s2 of that key.
+template <int kPages, int kTiles>
+__device__ float2 TopOfRow(const WarpScores<kTiles> (&scores)[kPages], int tile) {
   const int lane = threadIdx.x % 32;
-  float2 top = {scores[0][0], scores[0][2]};
+  float2 top = {scores[0][tile][0][0], scores[0][tile][0][2]};
 #pragma unroll
-  for (int i = 1; i < 4; ++i) {
-    const float score = scores[i / 2][i % 2];
-    if (score > top.x) top = {score, scores[i / 2][i % 2 + 2]};
+  for (int i = 1; i < 4 * kPages; ++i) {
+    const float(&s)[4] = scores[i / 4][tile][i / 2 % 2];
+    if (s[i % 2] > top.x) top = {s[i % 2], s[i % 2 + 2]};
   }
 #pragma unroll
   for (int delta = 1; delta < 4; delta *= 2) {
@@ -265,14 +266,19 @@ __device__ inline float2 TopOfRow(const float (&scores)[2][4]) {
   return top;
 }
 
-// Moves the state to the page's maxima, adds this lane's keys to d1 and d2, and packs p and
-// p * s2 as A fragments.
-template <int kDim, int kTiles>
-__device__ void ComputeWeights(const WarpScores<kTiles>& scores, float scale_log2,
-                               TileState<kDim, kTiles>& state, uint32_t (&weights)[kTiles][4]) {
+// One page's p and p * s2, packed as A fragments.
+template <int kTiles>
+using PageWeights = uint32_t[kTiles][4];
+
+// Moves the state to the maxima of some pages, adds this lane's keys to d1 and d2, and packs p and
+// p * s2.
+template <int kDim, int kTiles, int kPages>
+__device__ void ComputeWeights(const WarpScores<kTiles> (&scores)[kPages], float scale_log2,
+                               TileState<kDim, kTiles>& state,
+                               PageWeights<kTiles> (&weights)[kPages]) {
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
-    float2 top = TopOfRow(scores[t]);
+    float2 top = TopOfRow(scores, t);
     top.x *= scale_log2;
     const bool rises = top.x > state.max[t];
     if (__any_sync(~0u, rises && state.max[t] != -INFINITY)) {
@@ -285,8 +291,9 @@ __device__ void ComputeWeights(const WarpScores<kTiles>& scores, float scale_log
     }
     const float finite_top = state.max[t] == -INFINITY ? 0.0f : state.max[t];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float(&s)[4] = scores[t][half];
+    for (int i = 0; i < 2 * kPages; ++i) {
+      const int half = i % 2;
+      const float(&s)[4] = scores[i / 2][t][half];
       const float p0 = Exp2(fmaf(s[0], scale_log2, -finite_top));
       const float p1 = Exp2(fmaf(s[1], scale_log2, -finite_top));
       const uint32_t p = PackBFloat16(p0, p1);
@@ -295,8 +302,8 @@ __device__ void ComputeWeights(const WarpScores<kTiles>& scores, float scale_log
       // Sums of the rounded weights: then a constant added to all values adds itself to out.
       state.d1[t] += LowBFloat16(p) + HighBFloat16(p);
       state.d2[t] += LowBFloat16(ps) + HighBFloat16(ps);
-      weights[t][half * 2] = p;
-      weights[t][half * 2 + 1] = ps;
+      weights[i / 2][t][half * 2] = p;
+      weights[i / 2][t][half * 2 + 1] = ps;
     }
   }
 }
@@ -316,7 +323,7 @@ struct ValueMask {
 
 // Adds this warp's weighted values to o.
 template <int kDim, int kTiles, bool kMasked>
-__device__ void AddValues(const uint32_t (&weights)[kTiles][4], LaneOffsets<kDim> offsets,
+__device__ void AddValues(const PageWeights<kTiles>& weights, LaneOffsets<kDim> offsets,
                           uint32_t v_block, ValueMask mask, TileState<kDim, kTiles>& state) {
   uint32_t low_mask = ~0u;
   uint32_t high_mask = ~0u;
@@ -344,52 +351,51 @@ __device__ void AddValues(const uint32_t (&weights)[kTiles][4], LaneOffsets<kDim
   }
 }
 
-// AddValues() of a page without masks and ComputeScores() of the next.
-template <int kDim, int kTiles>
-__device__ void AddValuesAndScoreNext(const uint32_t (&weights)[kTiles][4],
-                                      LaneOffsets<kDim> offsets, uint32_t v_block,
-                                      TileState<kDim, kTiles>& state, WarpScores<kTiles>& scores,
-                                      const QueryFragments<kDim, kTiles>& fragments,
-                                      QueryTile<kDim, kTiles>& tile, uint32_t k_block) {
-  float odd[kTiles][2][4];
+// AddValues() of pages without masks and ComputeScores() of as many others.
+template <int kDim, int kTiles, int kPages>
+__device__ void AddValuesAndComputeScores(
+    const PageWeights<kTiles> (&weights)[kPages], LaneOffsets<kDim> offsets,
+    const uint32_t (&v_blocks)[kPages], TileState<kDim, kTiles>& state,
+    WarpScores<kTiles> (&scores)[kPages], const QueryFragments<kDim, kTiles>& fragments,
+    QueryTile<kDim, kTiles>& tile, const uint32_t (&k_blocks)[kPages]) {
+  float odd[kPages][kTiles][2][4];
 #pragma unroll
-  for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      scores[t][0][i] = scores[t][1][i] = odd[t][0][i] = odd[t][1][i] = 0.0f;
-    }
+  for (int i = 0; i < kPages * kTiles * 8; ++i) {
+    scores[i / (kTiles * 8)][i / 8 % kTiles][i / 4 % 2][i % 4] = 0.0f;
+    odd[i / (kTiles * 8)][i / 8 % kTiles][i / 4 % 2][i % 4] = 0.0f;
   }
 #pragma unroll
   for (int step = 0; step < kDim / 16; step += 2) {
-    const uint32_t address = k_block + offsets.OfKeys(step * 2);
-    uint32_t k[2][4];
-    LoadMatrices(k[0], address);
-    LoadMatrices(k[1], address + 8 * 128);
-    uint32_t v[2][4];
-    LoadMatricesTransposed(v[0], v_block + offsets.OfValues(step * 2));
-    LoadMatricesTransposed(v[1], v_block + offsets.OfValues(step * 2 + 2));
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-      uint32_t a[4];
-      fragments.Get(tile, t, step, a);
-      MultiplyAdd(scores[t][0], a, k[0][0], k[0][1]);
-      MultiplyAdd(scores[t][1], a, k[1][0], k[1][1]);
-      MultiplyAdd(state.o[t][step * 2], weights[t], v[0][0], v[0][1]);
-      MultiplyAdd(state.o[t][step * 2 + 1], weights[t], v[0][2], v[0][3]);
-      fragments.Get(tile, t, step + 1, a);
-      MultiplyAdd(odd[t][0], a, k[0][2], k[0][3]);
-      MultiplyAdd(odd[t][1], a, k[1][2], k[1][3]);
-      MultiplyAdd(state.o[t][step * 2 + 2], weights[t], v[1][0], v[1][1]);
-      MultiplyAdd(state.o[t][step * 2 + 3], weights[t], v[1][2], v[1][3]);
+    for (int page = 0; page < kPages; ++page) {
+      const uint32_t address = k_blocks[page] + offsets.OfKeys(step * 2);
+      uint32_t k[2][4];
+      LoadMatrices(k[0], address);
+      LoadMatrices(k[1], address + 8 * 128);
+      uint32_t v[2][4];
+      LoadMatricesTransposed(v[0], v_blocks[page] + offsets.OfValues(step * 2));
+      LoadMatricesTransposed(v[1], v_blocks[page] + offsets.OfValues(step * 2 + 2));
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+        const uint32_t(&w)[4] = weights[page][t];
+        uint32_t a[4];
+        fragments.Get(tile, t, step, a);
+        MultiplyAdd(scores[page][t][0], a, k[0][0], k[0][1]);
+        MultiplyAdd(scores[page][t][1], a, k[1][0], k[1][1]);
+        MultiplyAdd(state.o[t][step * 2], w, v[0][0], v[0][1]);
+        MultiplyAdd(state.o[t][step * 2 + 1], w, v[0][2], v[0][3]);
+        fragments.Get(tile, t, step + 1, a);
+        MultiplyAdd(odd[page][t][0], a, k[0][2], k[0][3]);
+        MultiplyAdd(odd[page][t][1], a, k[1][2], k[1][3]);
+        MultiplyAdd(state.o[t][step * 2 + 2], w, v[1][0], v[1][1]);
+        MultiplyAdd(state.o[t][step * 2 + 3], w, v[1][2], v[1][3]);
+      }
     }
   }
 #pragma unroll
-  for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      scores[t][0][i] += odd[t][0][i];
-      scores[t][1][i] += odd[t][1][i];
-    }
+  for (int i = 0; i < kPages * kTiles * 8; ++i) {
+    scores[i / (kTiles * 8)][i / 8 % kTiles][i / 4 % 2][i % 4] +=
+        odd[i / (kTiles * 8)][i / 8 % kTiles][i / 4 % 2][i % 4];
   }
 }
 
