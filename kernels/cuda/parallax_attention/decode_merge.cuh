@@ -12,14 +12,21 @@
 
 namespace parallax::kernels::cuda {
 
-inline constexpr int kMinRingSlots = 3;
-
 // An item is 8 rows x 8 dims of o: a ProbePair::outputs a lane. A column is the items of 8 dims.
 template <int kDim, int kTiles, int kClusterSize>
 struct DecodeShape {
   // CTAs that share an SM: two, so that one reads while the other starts or ends a unit; but the
   // state of two tiles needs the registers of a whole SM, and clusters of 8 its shared memory.
   static constexpr int kCtasPerSm = kTiles == 1 && kClusterSize < 8 ? 2 : 1;
+
+  // A page of short rows takes a warp longer than its bytes take, in waits for one result after
+  // another: then the scores of a page are computed while the values of the one before are added.
+  static constexpr bool kScoresAhead = kDim == 64;
+  // And pages are taken by two where no other CTA shares the SM.
+  static constexpr bool kPairsPages = kScoresAhead && kTiles == 1 && kClusterSize == 8;
+
+  // The ring must have room for the keys ahead beside the values of the pages before.
+  static constexpr int kMinRingSlots = kPairsPages ? 7 : 3;
 
   static constexpr int kColumns = kDim / 8;
   static constexpr int kWarpColumns = kColumns / kConsumerWarps;  // once warps are merged

@@ -164,15 +164,16 @@ struct PlanStorage {
 template <int kClusterSize>
 __device__ bool TakesWholeUnits(const DecodeArgs& args, const BatchPages& pages, int num_slices) {
   // Rounds, of one page a CTA, that whole units take; and the fewest that slices must take for a
-  // cut to be worth its merge. The CTAs of a cluster read half as fast again when fewer share the
-  // memory.
+  // cut to be worth its merge. A round takes less time when fewer CTAs share the memory.
   int whole_rounds = args.units_a_cluster * ((pages.most + kClusterSize - 1) / kClusterSize);
   if (args.units_a_cluster > 1 && pages.most != pages.least) {
     if (kClusterSize > 1 || args.slice_groups == 0) return false;
     whole_rounds = FullestSlice(args);
   }
   const int worth = whole_rounds - args.cut_cost;
-  const int cut_rounds = kClusterSize == 1 ? worth : (2 * worth + 2) / 3;
+  const int cut_rounds = kClusterSize == 1 ? worth
+                                           : (worth * args.whole_round + args.cut_round - 1) /
+                                                 args.cut_round;
   return pages.sum * UnitsASequence(args) > num_slices * (cut_rounds - 1) * kClusterSize;
 }
 

@@ -63,7 +63,7 @@ struct DecodeShared {
                     (DecodeSharedBudget(ctas_per_sm) - static_cast<int>(sizeof(Besides)) - 1023) /
                         Shape::kBlockBytes);
   }
-  static_assert(MaxSlots(Shape::kCtasPerSm) >= kMinRingSlots);
+  static_assert(MaxSlots(Shape::kCtasPerSm) >= Shape::kMinRingSlots);
 };
 
 // The ring's addresses, and where in it a CTA's n-th block goes.
@@ -79,9 +79,15 @@ class Ring {
   __device__ uint32_t Full() const { return barriers_ + slot_ * 16; }
   __device__ uint32_t Empty() const { return Full() + 8; }
   __device__ uint32_t phase() const { return phase_; }
-  // By at most as many slots as the ring has.
-  __device__ void Advance(int by) {
-    slot_ += by;
+  __device__ void Advance() {
+    if (++slot_ == slots_) {
+      slot_ = 0;
+      phase_ ^= 1;
+    }
+  }
+  // From K or V of a page to that of the next.
+  __device__ void AdvancePage() {
+    slot_ += 2;
     if (slot_ >= slots_) {
       slot_ -= slots_;
       phase_ ^= 1;

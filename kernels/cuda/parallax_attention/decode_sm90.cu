@@ -15,7 +15,7 @@ void Launch(DecodeArgs args, const DecodeVariant& variant, cudaStream_t stream) 
   const auto kernel = DecodeKernelSm90<kDim, kTiles, kClusterSize>;
   using Shape = DecodeShape<kDim, kTiles, kClusterSize>;
   using Shared = DecodeShared<kDim, kTiles, kClusterSize>;
-  args.ring_slots = std::clamp(variant.ring_bytes / Shape::kBlockBytes, kMinRingSlots,
+  args.ring_slots = std::clamp(variant.ring_bytes / Shape::kBlockBytes, Shape::kMinRingSlots,
                                Shared::MaxSlots(std::min(variant.ctas_per_sm, Shape::kCtasPerSm)));
   const int shared_bytes = sizeof(Shared) + args.ring_slots * Shape::kBlockBytes;
   static_assert(DecodePartialsOfCluster({kDim, kTiles, kClusterSize}) ==

@@ -56,7 +56,7 @@ class Producer {
     guess_ = min(static_cast<int>(args.units_a_sequence.Divide(slice)), args.batch - 1);
     if (threadIdx.x < kConsumerThreads) return;
     if (lane() < args.max_blocks) guessed_ = args.block_tables[guess_ * args.max_blocks + lane()];
-    if (lane() == 1) ring_.Advance(1);
+    if (lane() == 1) ring_.Advance();
   }
 
   // Reads the slice's segments, of which `segment` is the first, if there is `more` than none.
@@ -148,7 +148,8 @@ class Producer {
   // Of the first two lanes, to free slots.
   __device__ void Send(uint64_t k_block) {
     if (lane() < 2) SendBlock(lane() == 1 ? k_block + ValueOffset() : k_block);
-    ring_.Advance(2);
+    ring_.Advance();
+    ring_.Advance();
   }
 
   // The same for racecheck, by one lane, once it has itself seen the slots freed.
@@ -158,7 +159,7 @@ class Producer {
         Wait(ring_.Empty(), ring_.phase() ^ 1);
         SendBlock(block);
       }
-      ring_.Advance(1);
+      ring_.Advance();
     }
   }
 
@@ -192,11 +193,8 @@ class Consumer {
       : args_(args),
         shared_(shared),
         rank_(rank),
-        k_ring_(shared.ring, shared.besides.ring_barriers, args.ring_slots),
-        v_ring_(k_ring_),
-        writer_(args, shared.besides.cut, reinterpret_cast<float4*>(shared.ring), slice, rank) {
-    v_ring_.Advance(1);
-  }
+        ring_(shared.ring, shared.besides.ring_barriers, args.ring_slots),
+        writer_(args, shared.besides.cut, reinterpret_cast<float4*>(shared.ring), slice, rank) {}
 
   // Reads the slice's segments, of which `segment` is the first, if there is `more` than none.
   __device__ void Run(Segment& segment, bool more, SegmentWalker& walker) {
@@ -254,15 +252,12 @@ class Consumer {
 
   using PageRing = Ring<Shape::kBlockBytes>;
 
-  // The next block of K or V, once it is there.
+  // The next block of the ring, once it is there.
   static __device__ uint32_t Acquire(const PageRing& ring) {
     Wait(ring.Full(), ring.phase());
     return ring.Block();
   }
-  static __device__ void Release(PageRing& ring) {
-    ArriveAsWarp(ring.Empty());
-    ring.Advance(2);
-  }
+  static __device__ void Release(const PageRing& ring) { ArriveAsWarp(ring.Empty()); }
 
   // The first key that the sequence's row sees.
   __device__ int FirstKey(const Segment& segment, int row) const {
@@ -271,96 +266,100 @@ class Consumer {
     return max(0, position - args_.sliding_window + 1);
   }
 
-  // A page of short rows takes a warp longer than its bytes take, in waits for one result after
-  // another: then pages are taken by two, and the scores of two are computed while the values of
-  // the two before are added.
-  static constexpr bool kPairsPages = kDim == 64;
-
   __device__ void ReadPages(const Segment& segment, const LaneRows<kTiles>& rows,
                             QueryTile<kDim, kTiles>& queries) {
     const PageRange<kClusterSize> range(segment, rank_);
+    if (range.begin == range.end) return;
     // Every row sees the keys [all_begin, all_end).
     const int all_begin = FirstKey(segment, segment.span.query_len - 1);
     const int all_end = segment.span.context - segment.span.query_len + 1;
-    int page = segment.span.first_page + range.begin;
-    const int end_page = segment.span.first_page + range.end;
-#pragma unroll 1
-    while (page < end_page) {
-      const int key = page * kPageSize;
-      const bool masked = key < all_begin || key + kPageSize > all_end;
-      const int pairs = (min(end_page, all_end / kPageSize) - page) / 2;
-      if (kPairsPages && !masked && pairs > 0) {
-        ReadPairs(pairs, queries);
-        page += pairs * 2;
-      } else {
-        ReadPage(segment, rows, queries, key, masked);
-        ++page;
-      }
-    }
-  }
-
-  __device__ void ReadPage(const Segment& segment, const LaneRows<kTiles>& rows,
-                           QueryTile<kDim, kTiles>& queries, int page_key, bool masked) {
+    int page_key = (segment.span.first_page + range.begin) * kPageSize;
     WarpScores<kTiles> scores[1];
-    ScorePages(scores, queries);
-    if (masked) MaskScores<kTiles>(scores[0], rows, page_key);
-    PageWeights<kTiles> weights[1];
-    ComputeWeights(scores, args_.scale_log2, state_, weights);
-    const uint32_t v_block = Acquire(v_ring_);
-    if (masked) {
-      const ValueMask mask = {FirstKey(segment, 0) - page_key, segment.span.context - page_key};
-      AddValues<kDim, kTiles, true>(weights[0], offsets_, v_block, mask, state_);
-    } else {
-      AddValues<kDim, kTiles, false>(weights[0], offsets_, v_block, {}, state_);
+    bool has_scores = false;
+#pragma unroll 1
+    for (int pages_left = range.end - range.begin; pages_left > 0; --pages_left) {
+      const bool masked = page_key < all_begin || page_key + kPageSize > all_end;
+      if constexpr (Shape::kPairsPages) {
+        const int pairs = min(pages_left, (all_end - page_key) / kPageSize) / 2;
+        if (!masked && pairs > 0) {
+          ReadPairs(pairs, queries);
+          page_key += pairs * 2 * kPageSize;
+          pages_left -= pairs * 2 - 1;
+          continue;
+        }
+      }
+      if (!has_scores) {
+        ComputeScores(scores[0], query_, queries, offsets_, Acquire(ring_));
+        Release(ring_);
+        ring_.Advance();
+      }
+      if (masked) MaskScores<kTiles>(scores[0], rows, page_key);
+      PageWeights<kTiles> weights[1];
+      ComputeWeights(scores, args_.scale_log2, state_, weights);
+      const uint32_t v_blocks[1] = {Acquire(ring_)};
+      has_scores = Shape::kScoresAhead && !Shape::kPairsPages && !masked && pages_left > 1;
+      if (has_scores) {
+        const PageRing v_ring = ring_;
+        ring_.Advance();
+        const uint32_t k_blocks[1] = {Acquire(ring_)};
+        AddValuesAndComputeScores(weights, offsets_, v_blocks, state_, scores, query_, queries,
+                                  k_blocks);
+        Release(v_ring);
+      } else if (masked) {
+        const ValueMask mask = {FirstKey(segment, 0) - page_key, segment.span.context - page_key};
+        AddValues<kDim, kTiles, true>(weights[0], offsets_, v_blocks[0], mask, state_);
+      } else {
+        AddValues<kDim, kTiles, false>(weights[0], offsets_, v_blocks[0], {}, state_);
+      }
+      Release(ring_);
+      ring_.Advance();
+      page_key += kPageSize;
     }
-    Release(v_ring_);
   }
 
   // Pages without masks. REQUIRES: pairs > 0.
   __device__ void ReadPairs(int pairs, QueryTile<kDim, kTiles>& queries) {
+    PageRing v_ring = ring_;
+    v_ring.Advance();
     WarpScores<kTiles> scores[2];
-    ScorePages(scores, queries);
-#pragma unroll 1
-    for (; pairs > 0; --pairs) {
-      PageWeights<kTiles> weights[2];
-      ComputeWeights(scores, args_.scale_log2, state_, weights);
-      if (pairs > 1) {
-        AddPairAndScoreNext(weights, scores, queries);
-      } else {
-        for (const PageWeights<kTiles>& of_page : weights) {
-          AddValues<kDim, kTiles, false>(of_page, offsets_, Acquire(v_ring_), {}, state_);
-          Release(v_ring_);
-        }
-      }
-    }
-  }
-
-  template <int kPages>
-  __device__ void ScorePages(WarpScores<kTiles> (&scores)[kPages],
-                             QueryTile<kDim, kTiles>& queries) {
-#pragma unroll
     for (WarpScores<kTiles>& of_page : scores) {
-      ComputeScores(of_page, query_, queries, offsets_, Acquire(k_ring_));
-      Release(k_ring_);
+      ComputeScores(of_page, query_, queries, offsets_, Acquire(ring_));
+      Release(ring_);
+      ring_.AdvancePage();
+    }
+    PageWeights<kTiles> weights[2];
+#pragma unroll 1
+    for (; pairs > 1; --pairs) {
+      ComputeWeights(scores, args_.scale_log2, state_, weights);
+      AddPairAndScoreNext(weights, v_ring, scores, queries);
+    }
+    ComputeWeights(scores, args_.scale_log2, state_, weights);
+    for (const PageWeights<kTiles>& of_page : weights) {
+      AddValues<kDim, kTiles, false>(of_page, offsets_, Acquire(v_ring), {}, state_);
+      Release(v_ring);
+      v_ring.AdvancePage();
     }
   }
 
-  // REQUIRES: a ring with room for the keys of a pair beside the values of the one before.
-  __device__ void AddPairAndScoreNext(const PageWeights<kTiles> (&weights)[2],
+  __device__ void AddPairAndScoreNext(const PageWeights<kTiles> (&weights)[2], PageRing& v_ring,
                                       WarpScores<kTiles> (&scores)[2],
                                       QueryTile<kDim, kTiles>& queries) {
-    PageRing next_k = k_ring_;
-    PageRing next_v = v_ring_;
-    next_k.Advance(2);
-    next_v.Advance(2);
-    const uint32_t v_blocks[2] = {Acquire(v_ring_), Acquire(next_v)};
-    const uint32_t k_blocks[2] = {Acquire(k_ring_), Acquire(next_k)};
+    PageRing next_k = ring_;
+    PageRing next_v = v_ring;
+    next_k.AdvancePage();
+    next_v.AdvancePage();
+    const uint32_t v_blocks[2] = {Acquire(v_ring), Acquire(next_v)};
+    const uint32_t k_blocks[2] = {Acquire(ring_), Acquire(next_k)};
     AddValuesAndComputeScores(weights, offsets_, v_blocks, state_, scores, query_, queries,
                               k_blocks);
-    for (int page = 0; page < 2; ++page) {
-      Release(v_ring_);
-      Release(k_ring_);
-    }
+    Release(v_ring);
+    Release(next_v);
+    Release(ring_);
+    Release(next_k);
+    v_ring = next_v;
+    ring_ = next_k;
+    v_ring.AdvancePage();
+    ring_.AdvancePage();
   }
 
   // Sends this warp's columns to the ranks that merge them.
@@ -416,8 +415,7 @@ class Consumer {
   const DecodeArgs& args_;
   Shared& shared_;
   const int rank_;
-  PageRing k_ring_;
-  PageRing v_ring_;
+  PageRing ring_;
   Writer writer_;
   uint32_t segment_ = 0;  // of the slice, counted: buffers of two alternate by it
   const LaneOffsets<kDim> offsets_;

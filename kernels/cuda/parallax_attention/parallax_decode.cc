@@ -17,11 +17,13 @@ constexpr const char* kOp = "ParallaxDecode";
 constexpr int kWorkspaceAlignment = 256;
 
 // Pages that a CTA would rather read than cut a unit: the time of a merge through global memory.
-// CTAs of a cluster read a page in two thirds of the time.
 constexpr int kCutCost = 3;
 // Where a CTA has several units, as measured: 64 sequences of 1664 to 2300 keys on 256 CTAs.
 constexpr int kManyUnitsCutCost = 7;
 constexpr int kClusterCutCost = 7;
+
+// From this context on, batches in clusters of 4 had better start on free SMs.
+constexpr int kLongContext = 3072;
 
 // Pages that could be read in the time that the start and the end of a unit take.
 constexpr int kUnitCost = 2;
@@ -88,6 +90,33 @@ DecodeForm FormOf(const DeviceProperties& device, int units, int tiles, int head
 int CutCost(const DecodeForm& form, int units_a_cluster) {
   if (form.cluster_size > 1) return kClusterCutCost;
   return units_a_cluster > 1 ? kManyUnitsCutCost : kCutCost;
+}
+
+// What a sequence's rows are divided into.
+struct SequenceUnits {
+  int tiles;  // of a unit
+  int row_blocks;
+  int count;
+
+  SequenceUnits(int rows, int num_kv_heads)
+      : tiles(RowBlockTiles(rows)),
+        row_blocks((rows + tiles * 8 - 1) / (tiles * 8)),
+        count(num_kv_heads * row_blocks) {}
+};
+
+// What a round of pages takes where units are whole and where they are cut.
+struct RoundTimes {
+  int whole = 2;
+  int cut = 3;
+};
+
+// Clusters whose units are whole are some of those that would share the memory otherwise, and read a
+// page in two thirds of the time. Of one tile a cluster of 8 in every GPC, which has room for two,
+// reads as fast as all of them do.
+RoundTimes RoundTimesOf(const DecodeForm& form, int units, int tiles) {
+  const int clusters_in_gpcs = (form.num_clusters + 1) / 2;
+  if (form.cluster_size < kMostClusterSize || tiles > 1 || units > clusters_in_gpcs) return {};
+  return {clusters_in_gpcs, form.num_clusters};
 }
 
 // Of slices that are equally full when several units each are dealt out (FullestSlice); 0 where the
@@ -220,6 +249,17 @@ size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_quer
   return CounterBytes(device) + partials * sizeof(float4);
 }
 
+int32_t DecodeHoldsFrom(const DeviceProperties& device, int batch, int num_query_heads,
+                        const PagedKvCache& cache) {
+  CheckHeads(num_query_heads, cache.num_kv_heads, cache.head_dim);
+  CheckRange("batch", batch, 1, kMaxDecodeBatch);
+  if (!device.is_hopper()) return kNeverHolds;
+  const SequenceUnits units(num_query_heads / cache.num_kv_heads, cache.num_kv_heads);
+  const DecodeForm form = FormOf(device, batch * units.count, units.tiles, cache.head_dim);
+  if (form.cluster_size == 8) return 0;
+  return form.cluster_size == 4 ? kLongContext : kNeverHolds;
+}
+
 void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& device,
                     const Stream& stream) {
   CheckParams(params, device, stream);
@@ -229,25 +269,27 @@ void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& 
   }
   DecodeArgs args = MakeArgs(params, device);
   const int rows = static_cast<int>(args.group.value) * params.max_query_len;
+  const SequenceUnits of_sequence(rows, args.num_kv_heads);
   DecodeVariant variant;
   variant.head_dim = params.cache.head_dim;
-  variant.tiles = RowBlockTiles(rows);
+  variant.tiles = of_sequence.tiles;
   variant.programmatic_launch = params.programmatic_launch || params.beside_preceding;
-  const int row_blocks = (rows + variant.tiles * 8 - 1) / (variant.tiles * 8);
-  const int units_a_sequence = args.num_kv_heads * row_blocks;
-  CheckCounts(args.batch, units_a_sequence, params.max_blocks + kUnitCost * kMostClusterSize);
-  const int units = args.batch * units_a_sequence;
+  CheckCounts(args.batch, of_sequence.count, params.max_blocks + kUnitCost * kMostClusterSize);
+  const int units = args.batch * of_sequence.count;
   const DecodeForm form = FormOf(device, units, variant.tiles, variant.head_dim);
   variant.cluster_size = form.cluster_size;
   variant.ctas_per_sm = form.ctas_per_sm;
   variant.ring_bytes = form.ring_bytes;
-  args.row_blocks = Divisor(row_blocks);
-  args.units_a_sequence = Divisor(units_a_sequence);
+  args.row_blocks = Divisor(of_sequence.row_blocks);
+  args.units_a_sequence = Divisor(of_sequence.count);
   args.num_clusters = form.num_clusters;
   args.units_a_cluster = (units + form.num_clusters - 1) / form.num_clusters;
-  args.slice_groups = SliceGroups(form, units_a_sequence, args.units_a_cluster);
+  args.slice_groups = SliceGroups(form, of_sequence.count, args.units_a_cluster);
   args.unit_cost = kUnitCost * form.cluster_size;
   args.cut_cost = CutCost(form, args.units_a_cluster);
+  const RoundTimes round = RoundTimesOf(form, units, variant.tiles);
+  args.whole_round = round.whole;
+  args.cut_round = round.cut;
   LaunchDecodeSm90(args, variant, stream.cuda_stream());
 }
 

@@ -38,6 +38,7 @@ struct KernelParams {
   int k_begin;
   int v_begin;
   int num_heads;
+  int32_t holds_next_from;
 };
 
 // A thread's part of a head: dimensions 8i .. 8i+7 of either half, which rotate into each other.
@@ -76,8 +77,10 @@ __device__ void Rotate(const HeadPart& table_row, HeadPart& x) {
 template <int Lanes>
 __global__ void __launch_bounds__(kThreads) HeadNormRopeKernel(KernelParams params) {
   constexpr int kHeadDim = Lanes * 2 * kVector;
-  LetNextKernelStart();
   const int64_t token = blockIdx.x;
+  const int64_t position = params.positions[token];
+  const bool holds_next = position >= params.holds_next_from;
+  if (!holds_next) LetNextKernelStart();
   const int head = blockIdx.y * (kThreads / Lanes) + threadIdx.x / Lanes;
   const int low = threadIdx.x % Lanes * kVector;
   const int high = low + kHeadDim / 2;
@@ -93,12 +96,12 @@ __global__ void __launch_bounds__(kThreads) HeadNormRopeKernel(KernelParams para
   int64_t slot = -1;
   if (is_scaled) scale = LoadPart(weight, low, high);
   if (active && !is_v) {
-    const int64_t position = params.positions[token];
     table_row = LoadPart(params.table + position * params.table_stride, low, high);
   }
   if (active && !is_q && !is_r) slot = params.slot_mapping[token];
   HeadPart x = {};
   WaitForPrecedingKernel();
+  if (holds_next) LetNextKernelStart();
   if (active) {
     x = LoadPart(params.qrkv + token * params.qrkv_stride + int64_t{head} * kHeadDim, low, high);
   }
@@ -189,6 +192,7 @@ KernelParams CheckAndConvert(const HeadNormRopeParams& params, const Stream& str
   result.positions = params.positions.data();
   result.slot_mapping = params.slot_mapping.data();
   result.cache = params.cache;
+  result.holds_next_from = params.holds_next_from;
   return result;
 }
 
