@@ -90,7 +90,7 @@ __device__ inline void ArriveRemote(uint32_t barrier) {
 // For a warp, at the barriers of `ranks` CTAs from rank `first` on; the own one's is at `barrier`.
 // REQUIRES: ActsForWarp(ranks).
 __device__ inline void ArriveAtRanks(uint32_t barrier, int first, int ranks) {
-  if constexpr (kArrivalsAWarp == 1) {
+  if constexpr (!kForSanitizer) {
     ArriveRemote(RemoteAddress(barrier, first + threadIdx.x % 32));
   } else {
     for (int i = 0; i < ranks; ++i) ArriveRemote(RemoteAddress(barrier, first + i));

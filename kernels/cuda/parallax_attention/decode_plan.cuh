@@ -171,10 +171,11 @@ __device__ bool TakesWholeUnits(const DecodeArgs& args, const BatchPages& pages,
     whole_rounds = FullestSlice(args);
   }
   const int worth = whole_rounds - args.cut_cost;
-  const int cut_rounds = kClusterSize == 1 ? worth
-                                           : (worth * args.whole_round + args.cut_round - 1) /
-                                                 args.cut_round;
-  return pages.sum * UnitsASequence(args) > num_slices * (cut_rounds - 1) * kClusterSize;
+  const int total = pages.sum * UnitsASequence(args);
+  if (kClusterSize == 1) return total > num_slices * (worth - 1);
+  const int64_t worth_time = int64_t{worth} * args.whole_round;
+  return int64_t{total} * args.cut_round >
+         num_slices * kClusterSize * (worth_time - args.cut_round);
 }
 
 // Where no unit has more charged pages than this, TakesWholeUnits() holds whatever their sum is,

@@ -112,9 +112,28 @@ class Ring {
 // A slot of the ring is free once every warp has read it.
 inline constexpr int kArrivalsToFree = kConsumerWarps * kArrivalsAWarp;
 
-// racecheck does not follow an order through a barrier at which one side only arrives, either.
-__device__ inline void ShowBarriersToRacecheck() {
-  if constexpr (kArrivalsAWarp > 1) __syncthreads();
+// What the cluster's other CTAs count their stores on.
+__device__ inline void InitMergeBarriers(uint64_t (&barriers)[2]) {
+  for (uint64_t& barrier : barriers) InitBarrier(SharedAddress(&barrier), 1);
+}
+
+// compute-sanitizer's racecheck does not follow an order through a barrier at which one side only
+// arrives, either, and all of its tools hang in a cp.async that comes between a thread's arrival at
+// its cluster's barrier and its wait there (of CUDA 13.0).
+template <int kClusterSize>
+__device__ void MeetForSanitizer(uint64_t (&merge_barriers)[2]) {
+  if constexpr (kForSanitizer && kClusterSize > 1) {
+    if (threadIdx.x == 0) InitMergeBarriers(merge_barriers);
+    FenceCopyEngine();
+    ClusterArrive();
+    ClusterWait();
+  }
+  if constexpr (kForSanitizer) __syncthreads();
+}
+
+// Until the cluster's other CTAs have shown their merge barriers and may be written to.
+__device__ inline void AwaitPeers() {
+  if constexpr (!kForSanitizer) ClusterWait();
 }
 
 // This rank's share of a segment's pages.

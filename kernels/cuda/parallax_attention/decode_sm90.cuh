@@ -69,7 +69,7 @@ class Producer {
     if (!has_ring_) AwaitRing();
     if constexpr (kClusterSize > 1) {
       ShowMergeBarriers(merge_barriers);
-      ClusterWait();
+      AwaitPeers();
     }
   }
 
@@ -81,15 +81,13 @@ class Producer {
     has_ring_ = true;
   }
 
-  // The barriers that the cluster's other CTAs count their stores on, once. The release takes 600
+  // Shows the cluster's other CTAs the barriers that they count their stores on, once. The release takes 600
   // cycles or more, which pass while the first segment's last pages are on their way; peers store
   // no sooner than they have read theirs.
   __device__ void ShowMergeBarriers(uint64_t (&barriers)[2]) {
-    if (has_shown_) return;
+    if (kForSanitizer || has_shown_) return;
     has_shown_ = true;
-    if (lane() == 0) {
-      for (uint64_t& barrier : barriers) InitBarrier(SharedAddress(&barrier), 1);
-    }
+    if (lane() == 0) InitMergeBarriers(barriers);
     FenceCopyEngine();
     __syncwarp();
     ClusterArrive();
@@ -136,7 +134,7 @@ class Producer {
 #pragma unroll 1
     for (int i = begin; i < end; ++i) {
       const uint64_t k_block = __shfl_sync(~0u, reinterpret_cast<uint64_t>(k_block_of_lane), i);
-      if constexpr (kArrivalsAWarp > 1) {
+      if constexpr (kForSanitizer) {
         SendInTurn(k_block);
       } else {
         if (lane() < 2) Wait(ring_.Empty(), ring_.phase() ^ 1);
@@ -228,7 +226,7 @@ class Consumer {
     float4 outputs[kTiles][Shape::kWarpColumns];
     MergeWarps(state_, besides.warp_scalars, besides.warp_items, scalars, outputs);
     if constexpr (kClusterSize > 1) {
-      if (segment_ == 0) ClusterWait();  // peers may be written to once all run
+      if (segment_ == 0) AwaitPeers();
       Scatter(scalars, outputs);
       MergeInbox(segment, rows);
     } else {
@@ -243,7 +241,7 @@ class Consumer {
   }
 
   __device__ void Finish() {
-    if (kClusterSize > 1 && segment_ == 0) ClusterWait();
+    if (kClusterSize > 1 && segment_ == 0) AwaitPeers();
     writer_.FinishCutUnits();
   }
 
@@ -443,7 +441,7 @@ __device__ void InitBarriers(SharedBesidesRing<kDim, kTiles, kClusterSize>& shar
   }
   FenceCopyEngine();
   ArriveAtNamedBarrier<kRingReady, kDecodeThreads>();
-  if constexpr (kClusterSize > 1) ClusterArriveRelaxed();
+  if constexpr (kClusterSize > 1 && !kForSanitizer) ClusterArriveRelaxed();
 }
 
 template <int kDim, int kTiles, int kClusterSize>
@@ -462,7 +460,7 @@ __global__ void __launch_bounds__(kDecodeThreads,
   } else {
     InitBarriers(shared.besides, args.ring_slots);
   }
-  ShowBarriersToRacecheck();
+  MeetForSanitizer<kClusterSize>(shared.besides.merge_barriers);
   // Only now, as the fence behind the barriers waits for loads on their way.
   Producer<kDim, kTiles, kClusterSize> producer(args, shared, slice, rank);
   LetNextKernelStart();

@@ -61,7 +61,8 @@ DecodeForm ClustersOf8(const DeviceProperties& device) {
 }
 
 // A CTA's ring holds what its SM's share of the memory's bandwidth needs on the way. More is worse:
-// the memory's queues grow, and some SMs get a quarter more from them than others. A page of 64
+// the memory's queues grow, and some SMs get a quarter more from them than others; but of few units
+// not all SMs have one. A page of 64
 // dims takes a CTA alone on its SM longer than the memory; two an SM keep that busy.
 DecodeForm FormOfOneTile(const DeviceProperties& device, int units, int head_dim) {
   const int sms = RoundedSms(device);
@@ -70,7 +71,8 @@ DecodeForm FormOfOneTile(const DeviceProperties& device, int units, int head_dim
   if (units <= clusters_of_8.num_clusters) return clusters_of_8;
   if (units <= (small_blocks ? sms / 8 : sms / 4)) return {4, sms / 4, 2, 64 * 1024};
   if (units <= sms / 2) {
-    return small_blocks ? DecodeForm{2, sms, 2, 48 * 1024} : DecodeForm{2, sms / 2, 1, 96 * 1024};
+    if (small_blocks) return {2, sms, 2, 48 * 1024};
+    return {2, sms / 2, 1, (units > sms * 3 / 8 ? 80 : 96) * 1024};
   }
   // One on an SM: where two find room, the GPU puts two on one SM and leaves others idle.
   if (units <= sms) return {1, sms, 1, 96 * 1024};
@@ -106,17 +108,18 @@ struct SequenceUnits {
 
 // What a round of pages takes where units are whole and where they are cut.
 struct RoundTimes {
-  int whole = 2;
-  int cut = 3;
+  int whole;
+  int cut;
 };
 
-// Clusters whose units are whole are some of those that would share the memory otherwise, and read a
-// page in two thirds of the time. Of one tile a cluster of 8 in every GPC, which has room for two,
-// reads as fast as all of them do.
+// Where units are whole, fewer clusters share the memory.
 RoundTimes RoundTimesOf(const DecodeForm& form, int units, int tiles) {
-  const int clusters_in_gpcs = (form.num_clusters + 1) / 2;
-  if (form.cluster_size < kMostClusterSize || tiles > 1 || units > clusters_in_gpcs) return {};
-  return {clusters_in_gpcs, form.num_clusters};
+  if (form.cluster_size < kMostClusterSize || tiles > 1) return {2, 3};  // as measured
+  // A GPC has room for two clusters of 8. One in each reads as fast as all do; where some have two,
+  // those are waited for.
+  const int gpcs = (form.num_clusters + 1) / 2;
+  if (units > gpcs) return {7, 9};  // as measured
+  return {gpcs, form.num_clusters};
 }
 
 // Of slices that are equally full when several units each are dealt out (FullestSlice); 0 where the

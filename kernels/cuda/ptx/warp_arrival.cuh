@@ -3,7 +3,7 @@
 //
 // The lanes are ordered among themselves, and one arrives for all. racecheck does not follow an
 // order through __syncwarp() and would report what is written next; for its sake
-// (PARALLAX_RACECHECK) every lane arrives for itself.
+// (kForSanitizer) every lane arrives for itself.
 //
 // Thread safety: device code.
 #ifndef PARALLAX_KERNELS_CUDA_PTX_WARP_ARRIVAL_CUH_
@@ -15,21 +15,24 @@
 
 namespace parallax::kernels::cuda {
 
-#ifdef PARALLAX_RACECHECK
-inline constexpr int kArrivalsAWarp = 32;
+// Whether kernels synchronise as compute-sanitizer understands.
+#ifdef PARALLAX_COMPUTE_SANITIZER
+inline constexpr bool kForSanitizer = true;
 #else
-inline constexpr int kArrivalsAWarp = 1;
+inline constexpr bool kForSanitizer = false;
 #endif
+
+inline constexpr int kArrivalsAWarp = kForSanitizer ? 32 : 1;
 
 // Whether this lane acts for its warp, of which a lane is wanted for each of some barriers. Orders
 // no lanes.
 __device__ inline bool ActsForWarp(int barriers = 1) {
   const int lane = threadIdx.x % 32;
-  return kArrivalsAWarp == 32 || lane < barriers;
+  return kForSanitizer || lane < barriers;
 }
 
 __device__ inline void ArriveAsWarp(uint32_t barrier) {
-  if constexpr (kArrivalsAWarp == 1) __syncwarp();
+  if constexpr (!kForSanitizer) __syncwarp();
   if (ActsForWarp()) Arrive(barrier);
 }
 

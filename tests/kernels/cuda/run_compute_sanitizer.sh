@@ -3,8 +3,9 @@
 #
 #   run_compute_sanitizer.sh BUILD [FILTER]
 #
-# BUILD was configured with -DPARALLAX_RACECHECK=ON: racecheck does not follow every order that
-# kernels rely on, and would report those of rings as hazards. TOOLS (default all four) are run.
+# BUILD was configured with -DPARALLAX_COMPUTE_SANITIZER=ON: racecheck does not follow every order that
+# kernels rely on and would report those of rings as hazards, and every tool hangs where decode's
+# clusters start as they do otherwise. TOOLS (default all four) are run.
 #
 # JOBS runs (default 8) go side by side: of memcheck, initcheck and synccheck one a program, of
 # racecheck one a test. FILTER is a --gtest_filter for other runs than the usual ones, which leave

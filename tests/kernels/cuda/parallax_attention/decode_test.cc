@@ -10,7 +10,7 @@
 #include "kernels/cuda/head_norm_rope.h"
 #include "tests/kernels/cuda/parallax_attention/decode_harness.h"
 #include "tests/kernels/cuda/parallax_attention/early_copy.h"
-#include "tests/kernels/cuda/parallax_attention/hold_stream.h"
+#include "tests/kernels/cuda/hold_stream.h"
 #include "tests/kernels/cuda/parallax_attention/prefill_harness.h"
 
 namespace parallax::kernels::cuda {
@@ -115,6 +115,23 @@ TEST(DecodeTest, BatchesOfEverySize) {
     EXPECT_LT(WorstError(two_tiles, contexts), kTolerance) << sequences << " sequences, two tiles";
     contexts.assign(sequences, 700);
     EXPECT_LT(WorstError(one_tile, contexts), kTolerance) << sequences << " equal sequences";
+  }
+}
+
+// Clusters of 8 take pages of 64 dims by two where no key of them is masked: one, two and more such
+// pages a CTA, an odd one, and masked ones before and behind them.
+TEST(DecodeTest, PagesTakenByTwo) {
+  AttentionShape shape{.query_heads = 2, .kv_heads = 2, .head_dim = 64};
+  for (const int window : {0, 3 * kPageSize, 1100, 3000}) {
+    shape.window = window;
+    for (const int pages : {8, 15, 16, 17, 24, 31, 32, 40, 47, 80}) {
+      const int keys = pages * kPageSize;
+      EXPECT_LT(WorstError(shape, {keys}), kTolerance) << pages << " pages, window " << window;
+      EXPECT_LT(WorstError(shape, {keys - 1, keys + 1}), kTolerance)
+          << pages << " pages, window " << window;
+      EXPECT_LT(WorstError(shape, {keys, keys + 3, 40}, {8, 5, 2}), kTolerance)
+          << pages << " pages, window " << window;
+    }
   }
 }
 
@@ -272,7 +289,11 @@ class NewTokens {
     params_.cache = decode.cache;
   }
 
-  void Write() const { HeadNormRopeAndKvWrite(params_, Stream(0, nullptr)); }
+  void Write(int32_t holds_next_from = kNeverHolds) const {
+    HeadNormRopeParams params = params_;
+    params.holds_next_from = holds_next_from;
+    HeadNormRopeAndKvWrite(params, Stream(0, nullptr));
+  }
 
  private:
   static std::vector<float> OneRotation(int head_dim) {
@@ -322,14 +343,15 @@ class NewTokens {
 // The kernel before it is itself held up, while decode has long begun to read.
 TEST(DecodeTest, WaitsForWhatTheKernelBeforeItWrites) {
   std::mt19937 rng(7);
-  for (const int sequences : {1, 40, 1, 40}) {  // again, with all kernels loaded
+  for (int run = 0; run < 8; ++run) {  // the first two load the kernels
+    const int sequences = run % 2 == 0 ? 1 : 40;
     const auto problems = Problems({}, std::vector<int>(sequences, 3 * kPageSize + 1), {}, rng);
     DecodeBatch batch(problems, rng);
     const NewTokens tokens(problems, batch.params());
     ParallaxDecodeParams params = batch.params();
     params.programmatic_launch = true;
-    HoldStream(/*nanoseconds=*/1'000'000, nullptr);
-    tokens.Write();
+    HoldStream(/*nanoseconds=*/1'000'000, Stream(0, nullptr));
+    tokens.Write(/*holds_next_from=*/run < 4 ? kNeverHolds : 0);
     ParallaxDecode(params, ReadDeviceProperties(0), Stream(0, nullptr));
     const auto outs = batch.ReadOut();
     for (int i = 0; i < sequences; ++i) {
@@ -378,7 +400,7 @@ TEST(DecodeTest, BesidePrefillWaitsForItsInputsAndCompletesAfterIt) {
       params.beside_preceding = true;
       prefill.batch().PoisonOut();
       prefill.params().programmatic_launch = true;
-      HoldStream(/*nanoseconds=*/1'000'000, nullptr);
+      HoldStream(/*nanoseconds=*/1'000'000, Stream(0, nullptr));
       tokens.Write();
       prefill.Enqueue(device, nullptr);
       ParallaxDecode(params, device, Stream(0, nullptr));
@@ -391,6 +413,25 @@ TEST(DecodeTest, BesidePrefillWaitsForItsInputsAndCompletesAfterIt) {
       }
     }
   }
+}
+
+TEST(DecodeTest, BatchesOfFewSequencesStartOnFreeMultiprocessors) {
+  DeviceProperties device;
+  device.compute_capability = 90;
+  device.num_sms = 132;
+  const PagedKvCache cache = {nullptr, 1, /*num_kv_heads=*/8, /*head_dim=*/128};
+  EXPECT_EQ(DecodeHoldsFrom(device, 1, 16, cache), 0);
+  const int32_t from = DecodeHoldsFrom(device, 2, 16, cache);
+  EXPECT_GT(from, 0);
+  EXPECT_EQ(DecodeHoldsFrom(device, 4, 16, cache), from);
+  for (const int batch : {5, 8, 64}) {
+    EXPECT_EQ(DecodeHoldsFrom(device, batch, 16, cache), kNeverHolds) << batch;
+  }
+  EXPECT_LT(from, kNeverHolds);
+  EXPECT_THROW(DecodeHoldsFrom(device, 0, 16, cache), KernelError);
+  EXPECT_THROW(DecodeHoldsFrom(device, 1, 15, cache), KernelError);
+  device.compute_capability = 80;
+  EXPECT_EQ(DecodeHoldsFrom(device, 1, 16, cache), kNeverHolds);
 }
 
 TEST(DecodeTest, ReplaysAGraphWithOtherLengths) {

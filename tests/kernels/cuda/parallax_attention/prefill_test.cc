@@ -13,7 +13,7 @@
 #include "kernels/cuda/parallax_prefill.h"
 #include "tests/kernels/cuda/parallax_attention/attention_batch.h"
 #include "tests/kernels/cuda/parallax_attention/early_copy.h"
-#include "tests/kernels/cuda/parallax_attention/hold_stream.h"
+#include "tests/kernels/cuda/hold_stream.h"
 #include "tests/kernels/cuda/parallax_attention/prefill_harness.h"
 #include "tests/kernels/reference/captured_attention.h"
 
@@ -196,7 +196,7 @@ TEST(PrefillTest, WaitsForWhatTheKernelBeforeItWrites) {
     Require(cudaMemset(queries, 0xff, size * sizeof(uint16_t)));
     batch.batch().PoisonOut();
     batch.params().programmatic_launch = true;
-    HoldStream(/*nanoseconds=*/1'000'000, nullptr);
+    HoldStream(/*nanoseconds=*/1'000'000, Stream(0, nullptr));
     EarlyCopy(saved.data(), queries, size, Stream(0, nullptr));
     batch.Enqueue(TunedDevice(), nullptr);
     EXPECT_EQ(batch.batch().ReadOut(), expected) << chunk.rows << " rows";

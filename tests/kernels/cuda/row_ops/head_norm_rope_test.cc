@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "kernels/check.h"
+#include "tests/kernels/cuda/hold_stream.h"
 #include "tests/kernels/cuda/row_ops/bfloat16_values.h"
 #include "tests/kernels/cuda/row_ops/device_array.h"
 
@@ -189,6 +190,62 @@ INSTANTIATE_TEST_SUITE_P(Shapes, HeadNormRopeTest,
                                          Shape{37, 32, 8, 128, false, true, true},
                                          Shape{64, 5, 1, 64, true, false, true},
                                          Shape{300, 3, 1, 128, false, false, false}));
+
+// Tokens at some positions, and when a kernel behind them starts that is launched early.
+class StartOfNextTest : public testing::Test {
+ protected:
+  static constexpr int64_t kTokens = 2;
+  static constexpr int64_t kHeadDim = 64;
+
+  StartOfNextTest() {
+    params_.qrkv = TensorView(qrkv_.data(), DType::kBFloat16, {kTokens, 3 * kHeadDim}, kDevice);
+    params_.q = TensorView(qrkv_.data(), DType::kBFloat16, {kTokens, 1, kHeadDim}, kDevice);
+    params_.q.strides[0] = 3 * kHeadDim;
+    params_.table =
+        ConstTensorView(table_.data(), DType::kFloat32, {kMaxPositions, kHeadDim}, kDevice);
+    params_.positions = positions_.span();
+    params_.slot_mapping = slots_.span();
+    params_.cache = {page_.data(), 1, /*num_kv_heads=*/1, kHeadDim};
+  }
+
+  enum class Between { kNothing, kTheOp };
+
+  // Whether it starts before the kernel has ended that the op comes behind.
+  bool StartsEarly(Between between) {
+    const DeviceArray<int64_t> ended(1);
+    const DeviceArray<int64_t> started(1);
+    for (int run = 0; run < 2; ++run) {  // the first loads the kernels
+      HoldStream(/*nanoseconds=*/20'000'000, Stream(0, nullptr), ended.data());
+      if (between == Between::kTheOp) HeadNormRopeAndKvWrite(params_, Stream(0, nullptr));
+      RecordStart(started.data(), Stream(0, nullptr));
+      Require(cudaDeviceSynchronize());
+    }
+    return started.Read().front() < ended.Read().front();
+  }
+
+  HeadNormRopeParams params_;
+
+ private:
+  const DeviceArray<__nv_bfloat16> qrkv_{kTokens * 3 * kHeadDim};
+  const DeviceArray<float> table_{kMaxPositions * kHeadDim};
+  const DeviceArray<__nv_bfloat16> page_{2 * kPageSize * kHeadDim};
+  const DeviceArray<int32_t> positions_{std::vector<int32_t>{5, 300}};
+  const DeviceArray<int64_t> slots_{std::vector<int64_t>{-1, -1}};
+};
+
+TEST_F(StartOfNextTest, IsHeldBackByPositionsFromTheOneGivenOn) {
+  for (const int32_t from : {0, 5, 6, 300}) {
+    params_.holds_next_from = from;
+    EXPECT_FALSE(StartsEarly(Between::kTheOp)) << "from " << from;
+  }
+}
+
+TEST_F(StartOfNextTest, IsEarlyElse) {
+  if (!StartsEarly(Between::kNothing)) GTEST_SKIP() << "no kernel starts early here";
+  EXPECT_TRUE(StartsEarly(Between::kTheOp));
+  params_.holds_next_from = 301;
+  EXPECT_TRUE(StartsEarly(Between::kTheOp));
+}
 
 }  // namespace
 }  // namespace parallax::kernels::cuda
