@@ -300,9 +300,8 @@ void CudaDecoder::Attention(int64_t layer_index, const StepShape& shape, const D
   rope.slot_mapping = StepArray<int64_t>(step, layout.slot_mapping, shape.tokens);
   rope.cache = cache;
   if (shape.prefill_sequences() == 0) {
-    rope.holds_next_from =
-        kernels::cuda::DecodeHoldsFrom(device_, shape.decode_sequences,
-                                       static_cast<int>(config_.num_heads), cache);
+    rope.holds_next_from = kernels::cuda::DecodeHoldsFrom(
+        device_, shape.decode_sequences, static_cast<int>(config_.num_heads), cache);
   }
   kernels::cuda::HeadNormRopeAndKvWrite(rope, stream_);
 

@@ -42,9 +42,9 @@ struct HeadNormRopeParams {
   std::span<const int64_t> slot_mapping;  // [tokens], device memory
   PagedKvCache cache;                     // states num_kv_heads and head_dim (64 or 128)
 
-  // Where a token has this position or a later one, a next kernel that is launched early starts only
-  // once the one before this has completed, and so finds all multiprocessors free but those of this.
-  // Else it starts as early as it can.
+  // Where a token has this position or a later one, a next kernel that is launched early starts
+  // only once the one before this has completed, and so finds all multiprocessors free but those of
+  // this. Else it starts as early as it can.
   int32_t holds_next_from = INT32_MAX;
 };
 

@@ -81,9 +81,9 @@ class Producer {
     has_ring_ = true;
   }
 
-  // Shows the cluster's other CTAs the barriers that they count their stores on, once. The release takes 600
-  // cycles or more, which pass while the first segment's last pages are on their way; peers store
-  // no sooner than they have read theirs.
+  // Shows the cluster's other CTAs the barriers that they count their stores on, once. The release
+  // takes 600 cycles or more, which pass while the first segment's last pages are on their way;
+  // peers store no sooner than they have read theirs.
   __device__ void ShowMergeBarriers(uint64_t (&barriers)[2]) {
     if (kForSanitizer || has_shown_) return;
     has_shown_ = true;

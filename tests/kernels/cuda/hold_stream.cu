@@ -1,6 +1,5 @@
-#include "tests/kernels/cuda/hold_stream.h"
-
 #include "kernels/cuda/programmatic_launch.cuh"
+#include "tests/kernels/cuda/hold_stream.h"
 
 namespace parallax::kernels::cuda {
 namespace {

@@ -1,4 +1,5 @@
-// Kernels that keep those behind them waiting and tell when they ran, for tests of what starts when.
+// Kernels that keep those behind them waiting and tell when they ran, for tests of what starts
+// when.
 //
 // Errors: KernelError for a launch that is refused.
 #ifndef PARALLAX_TESTS_KERNELS_CUDA_HOLD_STREAM_H_

@@ -8,9 +8,9 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/head_norm_rope.h"
+#include "tests/kernels/cuda/hold_stream.h"
 #include "tests/kernels/cuda/parallax_attention/decode_harness.h"
 #include "tests/kernels/cuda/parallax_attention/early_copy.h"
-#include "tests/kernels/cuda/hold_stream.h"
 #include "tests/kernels/cuda/parallax_attention/prefill_harness.h"
 
 namespace parallax::kernels::cuda {

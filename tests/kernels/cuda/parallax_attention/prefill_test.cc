@@ -11,9 +11,9 @@
 #include "kernels/check.h"
 #include "kernels/cuda/execution.h"
 #include "kernels/cuda/parallax_prefill.h"
+#include "tests/kernels/cuda/hold_stream.h"
 #include "tests/kernels/cuda/parallax_attention/attention_batch.h"
 #include "tests/kernels/cuda/parallax_attention/early_copy.h"
-#include "tests/kernels/cuda/hold_stream.h"
 #include "tests/kernels/cuda/parallax_attention/prefill_harness.h"
 #include "tests/kernels/reference/captured_attention.h"
 
