@@ -11,6 +11,7 @@
 #include "kernels/cuda/linear/tensor_ptx.cuh"
 #include "kernels/cuda/linear/tensor_shared.cuh"
 #include "kernels/cuda/linear/tensor_wgmma.cuh"
+#include "kernels/cuda/ptx/cluster_start.cuh"
 #include "kernels/cuda/ptx/ptx_sm90.cuh"
 
 namespace parallax::kernels::cuda {
@@ -116,7 +117,7 @@ class TensorConsumer {
   // all sums that are sent to it, and for all of its peers to take what it sent, but for the last.
   __device__ void Exchange(const float (&sums)[kTokens / 2], int tile, int round, bool last) {
     if (exchanges_ == 0) {
-      ClusterWait();  // peers may be written to once all run
+      AwaitPeers();
     } else {
       WaitCluster(shared_.SumsTaken(), (exchanges_ - 1) % 2);
     }

@@ -28,6 +28,7 @@
 #include "kernels/cuda/linear/tensor_shared.cuh"
 #include "kernels/cuda/linear/tensor_split.h"
 #include "kernels/cuda/programmatic_launch.cuh"
+#include "kernels/cuda/ptx/cluster_start.cuh"
 #include "kernels/cuda/ptx/ptx.cuh"
 
 namespace parallax::kernels::cuda {
@@ -53,17 +54,18 @@ __global__ void __launch_bounds__(kTensorThreads, TensorCtasPerSm(kTokens))
   if (in_cluster) {
     // Only the first warp has barriers to show to its peers.
     if (warp == 0) {
-      ClusterArrive();
+      ArriveAtPeers();
     } else {
-      ClusterArriveRelaxed();
+      ArriveAtPeersRelaxed();
     }
+    MeetForSanitizer();
   }
   if (warp == kTensorConsumerWarps) {
     if (copies) {
       TensorProducer<kTokens, kEpilogue == LinearEpilogue::kSiluAndMul>(args, part, shared).Run();
     }
     __syncwarp();
-    if (in_cluster) ClusterWait();
+    if (in_cluster) AwaitPeers();
     return;
   }
   WaitForPrecedingKernel();

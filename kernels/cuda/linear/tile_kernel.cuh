@@ -16,6 +16,7 @@
 #include "kernels/cuda/linear/tile_producer.cuh"
 #include "kernels/cuda/linear/tile_shared.cuh"
 #include "kernels/cuda/programmatic_launch.cuh"
+#include "kernels/cuda/ptx/cluster_start.cuh"
 #include "kernels/cuda/ptx/ptx.cuh"
 
 namespace parallax::kernels::cuda {
@@ -45,24 +46,25 @@ __global__ void __launch_bounds__(TileThreads(kWarpgroups), 1)
   if (in_cluster) {
     // Only the first warp has barriers to show to its peers.
     if (warp == 0) {
-      ClusterArrive();
+      ArriveAtPeers();
     } else {
-      ClusterArriveRelaxed();
+      ArriveAtPeersRelaxed();
     }
+    MeetForSanitizer();
   }
   if (warp >= kCopyingWarp) {
     if constexpr (kMovesRegisters) ShrinkRegisters<kTileCopyingRegisters>();
-    if (part.sharers > 1) ClusterWait();  // it copies to peers, and counts on their barriers
+    if (part.sharers > 1) AwaitPeers();  // it copies to peers, and counts on their barriers
     if (copies) {
       TileProducer<kWarpgroups, kTokens, kOutput == TileOutput::kSiluAndMul>(args, part, shared)
           .Run();
     }
     __syncwarp();
-    if (in_cluster && part.sharers == 1) ClusterWait();
+    if (in_cluster && part.sharers == 1) AwaitPeers();
   } else {
     if constexpr (kMovesRegisters) GrowRegisters<kTileMultiplyingRegisters>();
     WaitForPrecedingKernel();
-    if (in_cluster) ClusterWait();
+    if (in_cluster) AwaitPeers();
     TileConsumer<kWarpgroups, kTokens, kOutput>(args, part, shared).Run();
   }
 }

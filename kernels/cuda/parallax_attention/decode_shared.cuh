@@ -9,6 +9,7 @@
 #include "kernels/cuda/parallax_attention/decode_merge.cuh"
 #include "kernels/cuda/parallax_attention/decode_plan.cuh"
 #include "kernels/cuda/parallax_attention/decode_tile.cuh"
+#include "kernels/cuda/ptx/cluster_start.cuh"
 #include "kernels/cuda/ptx/ptx.cuh"
 #include "kernels/cuda/ptx/ptx_sm90.cuh"
 #include "kernels/cuda/ptx/warp_arrival.cuh"
@@ -117,23 +118,18 @@ __device__ inline void InitMergeBarriers(uint64_t (&barriers)[2]) {
   for (uint64_t& barrier : barriers) InitBarrier(SharedAddress(&barrier), 1);
 }
 
-// compute-sanitizer's racecheck does not follow an order through a barrier at which one side only
-// arrives, either, and all of its tools hang in a cp.async that comes between a thread's arrival at
-// its cluster's barrier and its wait there (of CUDA 13.0).
+// Ahead of all that follows the set-up of barriers. racecheck does not follow an order through a
+// barrier at which one side only arrives, either.
 template <int kClusterSize>
-__device__ void MeetForSanitizer(uint64_t (&merge_barriers)[2]) {
-  if constexpr (kForSanitizer && kClusterSize > 1) {
-    if (threadIdx.x == 0) InitMergeBarriers(merge_barriers);
-    FenceCopyEngine();
-    ClusterArrive();
-    ClusterWait();
+__device__ void StartForSanitizer(uint64_t (&merge_barriers)[2]) {
+  if constexpr (kForSanitizer) {
+    if (kClusterSize > 1) {
+      if (threadIdx.x == 0) InitMergeBarriers(merge_barriers);
+      FenceCopyEngine();
+      MeetForSanitizer();
+    }
+    __syncthreads();
   }
-  if constexpr (kForSanitizer) __syncthreads();
-}
-
-// Until the cluster's other CTAs have shown their merge barriers and may be written to.
-__device__ inline void AwaitPeers() {
-  if constexpr (!kForSanitizer) ClusterWait();
 }
 
 // This rank's share of a segment's pages.

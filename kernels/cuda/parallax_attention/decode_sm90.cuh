@@ -18,6 +18,7 @@
 #include "kernels/cuda/parallax_attention/decode_tile.cuh"
 #include "kernels/cuda/parallax_attention/probe_state.cuh"
 #include "kernels/cuda/programmatic_launch.cuh"
+#include "kernels/cuda/ptx/cluster_start.cuh"
 #include "kernels/cuda/ptx/ptx.cuh"
 #include "kernels/cuda/ptx/ptx_sm90.cuh"
 
@@ -90,7 +91,7 @@ class Producer {
     if (lane() == 0) InitMergeBarriers(barriers);
     FenceCopyEngine();
     __syncwarp();
-    ClusterArrive();
+    ArriveAtPeers();
   }
 
   __device__ void ReadSegment(const Segment& segment) {
@@ -441,7 +442,7 @@ __device__ void InitBarriers(SharedBesidesRing<kDim, kTiles, kClusterSize>& shar
   }
   FenceCopyEngine();
   ArriveAtNamedBarrier<kRingReady, kDecodeThreads>();
-  if constexpr (kClusterSize > 1 && !kForSanitizer) ClusterArriveRelaxed();
+  if constexpr (kClusterSize > 1) ArriveAtPeersRelaxed();
 }
 
 template <int kDim, int kTiles, int kClusterSize>
@@ -460,7 +461,7 @@ __global__ void __launch_bounds__(kDecodeThreads,
   } else {
     InitBarriers(shared.besides, args.ring_slots);
   }
-  MeetForSanitizer<kClusterSize>(shared.besides.merge_barriers);
+  StartForSanitizer<kClusterSize>(shared.besides.merge_barriers);
   // Only now, as the fence behind the barriers waits for loads on their way.
   Producer<kDim, kTiles, kClusterSize> producer(args, shared, slice, rank);
   LetNextKernelStart();

@@ -188,6 +188,16 @@ TEST_P(SamplingTest, DrawsFollowTheExactDistribution) {
   }
 }
 
+// Draws of one row of logits by each of the rules.
+std::vector<SampledRow> RowsOf(const std::vector<SamplingRule>& rules, size_t vocabulary) {
+  std::vector<SampledRow> rows;
+  for (const SamplingRule& rule : rules) {
+    rows.push_back({.rule = rule, .seed = 4, .position = 2, .allowed_mask = {}});
+    rows.back().rule.token_limit = static_cast<int>(vocabulary);
+  }
+  return rows;
+}
+
 // Nearly equal and equal logits: more candidates than are ranked at once.
 TEST_P(SamplingTest, SplitsCrowdsOfEqualLogits) {
   std::vector<float> steps(151936);
@@ -195,20 +205,25 @@ TEST_P(SamplingTest, SplitsCrowdsOfEqualLogits) {
   // So many that a row's bin overflows, but no bin of a block that shares the row.
   std::vector<float> many = RandomLogits(151936, 1.0f, rng_);
   for (size_t i = 0; i < many.size(); i += 7) many[i] = 2.5f;
+  const std::vector<SampledRow> rows =
+      RowsOf({SamplingRule{.top_p = 0.5}, SamplingRule{.top_k = 100000}, SamplingRule{.top_k = 7},
+              SamplingRule{.temperature = 1e-3, .top_k = 5000, .top_p = 0.3}, SamplingRule{}},
+             many.size());
   for (const std::vector<float>& logits : {std::vector<float>(151936, 1.0f), steps, many}) {
-    std::vector<SampledRow> rows;
-    for (const SamplingRule& rule :
-         {SamplingRule{.top_p = 0.5}, SamplingRule{.top_k = 100000}, SamplingRule{.top_k = 7},
-          SamplingRule{.temperature = 1e-3, .top_k = 5000, .top_p = 0.3}, SamplingRule{}}) {
-      rows.push_back({.rule = rule, .seed = 4, .position = 2, .allowed_mask = {}});
-      rows.back().rule.token_limit = 151936;
-    }
     const SampledBatch batch = Run({logits}, rows);
     for (size_t i = 0; i < rows.size(); ++i) {
       SCOPED_TRACE(i);
       ExactDraw(logits, rows[i].rule).Expect(rows[i], batch.results[i]);
     }
   }
+}
+
+// The same, small enough for racecheck, which takes one atomic on a shared bin after the other.
+TEST_P(SamplingTest, EachKernelOnceOnACrowd) {
+  const std::vector<float> logits(40000, 1.0f);
+  const std::vector<SampledRow> rows = RowsOf({SamplingRule{.top_p = 0.5}}, logits.size());
+  const SampledBatch batch = Run({logits}, rows);
+  ExactDraw(logits, rows[0].rule).Expect(rows[0], batch.results[0]);
 }
 
 // In floats, rounded operation by operation as the CPU's.
