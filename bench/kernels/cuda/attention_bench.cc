@@ -104,7 +104,12 @@ AttentionTimes AttentionBench::Run(const BenchCase& bench_case) {
   times.parallax_us = medians[0];
   times.softmax_us = medians[1];
   times.read_us = medians[2];
-  if (medians.size() > 3) times.programmatic_us = medians[3];
+  if (medians.size() > 3) {
+    times.programmatic_us = medians[3];
+    times.held = bench_case.max_context() >=
+                 kernels::cuda::DecodeHoldsFrom(device_, bench_case.sequences(),
+                                                bench_case.query_heads, problem.cache());
+  }
   return times;
 }
 

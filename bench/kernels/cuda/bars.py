@@ -56,7 +56,7 @@ def _ratios(
     served: bool = False,
 ) -> Bar:
     """Worst value, where it is, and how many of the shapes meet the limit: plainly launched, and,
-    if `served`, with programmatic launches as well."""
+    if `served`, launched as the server does."""
     values = {m: ratio(m) for m in measurements}
     if not values:
         return Bar(what, bar, "not measured", False)
@@ -69,7 +69,7 @@ def _ratios(
     shown = f"{values[worst]:.1%}" if unit == "%" else f"{values[worst]:.2f}{unit}"
     text = f"worst {shown} at ({_name(worst)}); {good} of {len(values)} shapes meet it"
     if served:
-        text += f", {sum(is_good(ratio(m.as_served)) for m in values)} with programmatic launches"
+        text += f", {sum(is_good(ratio(m.as_served)) for m in values)} as served"
     return Bar(what, bar, text, good == len(values))
 
 

@@ -56,7 +56,10 @@ bool RunCase(AttentionBench& bench, const std::string& line) {
     const AttentionTimes times = bench.Run(bench_case);
     std::cout << "\"us\": " << times.parallax_us << ", \"softmax_us\": " << times.softmax_us
               << ", \"read_us\": " << times.read_us;
-    if (times.programmatic_us) std::cout << ", \"programmatic_us\": " << *times.programmatic_us;
+    if (times.programmatic_us) {
+      std::cout << ", \"programmatic_us\": " << *times.programmatic_us
+                << ", \"held\": " << (times.held ? "true" : "false");
+    }
     std::cout << ", \"kv_bytes\": " << bench_case.kv_bytes()
               << ", \"max_error\": " << times.parallax_error
               << ", \"softmax_max_error\": " << times.softmax_error << "}" << std::endl;

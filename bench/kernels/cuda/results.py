@@ -14,7 +14,7 @@ from cases import Case
 @dataclass(frozen=True, eq=False)
 class Measurement:
     case: Case
-    own: dict  # kernel_bench's line: us, softmax_us, read_us, programmatic_us, kv_bytes
+    own: dict  # kernel_bench's line: us, softmax_us, read_us, programmatic_us, held, kv_bytes
     peers: dict[str, float]  # microseconds of the peers that ran
 
     @property
@@ -23,8 +23,10 @@ class Measurement:
 
     @property
     def as_served(self) -> Measurement:
-        """With programmatic launches, as the server enqueues decode."""
-        return replace(self, own=self.own | {"us": self.own.get("programmatic_us", self.us)})
+        """With programmatic launches, as the server enqueues decode, unless it holds it back."""
+        if self.own.get("held") or "programmatic_us" not in self.own:
+            return self
+        return replace(self, own=self.own | {"us": self.own["programmatic_us"]})
 
     @property
     def of_read(self) -> float:
