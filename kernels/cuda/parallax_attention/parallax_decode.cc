@@ -112,14 +112,15 @@ struct RoundTimes {
   int cut;
 };
 
-// Where units are whole, fewer clusters share the memory.
+// Where units are whole, fewer clusters share the memory. Numbers are as measured.
 RoundTimes RoundTimesOf(const DecodeForm& form, int units, int tiles) {
-  if (form.cluster_size < kMostClusterSize || tiles > 1) return {2, 3};  // as measured
+  constexpr RoundTimes kUsual = {2, 3};
+  if (form.cluster_size < kMostClusterSize || tiles > 1) return kUsual;
   // A GPC has room for two clusters of 8. One in each reads as fast as all do; where some have two,
   // those are waited for.
   const int gpcs = (form.num_clusters + 1) / 2;
-  if (units > gpcs) return {7, 9};  // as measured
-  return {gpcs, form.num_clusters};
+  if (units > gpcs) return {7, 9};
+  return 2 * units < gpcs ? kUsual : RoundTimes{gpcs, form.num_clusters};
 }
 
 // Of slices that are equally full when several units each are dealt out (FullestSlice); 0 where the
