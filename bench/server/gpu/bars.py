@@ -39,7 +39,12 @@ def layer_weights(config: dict) -> int:
 class Result:
     def __init__(self, document: dict):
         self.document = document
-        self.read = document["ceilings"]["plain_read_tb_per_s"]
+        # A file put together from several runs names some scenarios' own.
+        self._ceilings = {
+            scenario["scenario"]: scenario["ceilings"]
+            for scenario in document["scenarios"]
+            if "ceilings" in scenario
+        }
         self._runs = {
             (scenario["scenario"], run["load"]): run
             for scenario in document["scenarios"]
@@ -50,6 +55,17 @@ class Result:
         run = self._runs.get((scenario, load))
         return run if run and run["loadgen"]["report"] else None
 
+    def plain_read(self, scenario: str) -> float:
+        """TB/s."""
+        return self._ceilings_of(scenario)["plain_read_tb_per_s"]
+
+    def large_gemm(self, scenario: str) -> float:
+        """FLOP/s."""
+        return 1e12 * self._ceilings_of(scenario)["large_gemm_tflop_per_s"]
+
+    def _ceilings_of(self, scenario: str) -> dict:
+        return self._ceilings.get(scenario, self.document["ceilings"])
+
     def latency(self, scenario: str, load: str, name: str, part: str = "p50") -> float | None:
         run = self.run(scenario, load)
         return run["loadgen"]["report"]["latency_ms"][name][part] if run else None
@@ -59,7 +75,7 @@ def of_read(result: Result, scenario: str, load: str) -> float | None:
     """Bytes of a decode step over its time on the GPU, of a plain read."""
     run = result.run(scenario, load)
     graph = (run.get("gpu_steady") or run["gpu"]).get("graph") if run else None
-    return graph["tb_per_s"] / result.read if graph else None
+    return graph["tb_per_s"] / result.plain_read(scenario) if graph else None
 
 
 def at_most(what: str, limit: float, unit: str, measured: float | None, note: str = "") -> Bar:
@@ -100,7 +116,7 @@ def prompt_floor_ms(result: Result) -> float:
     gemm = 2.0 * layer_weights(config) * layers * PROMPT_TOKENS
     pairs = PROMPT_TOKENS * (PROMPT_TOKENS + 1) / 2
     attention = 8.0 * config["head_dim"] * heads * layers * pairs
-    gemm_rate = 1e12 * result.document["ceilings"]["large_gemm_tflop_per_s"]
+    gemm_rate = result.large_gemm("1.7b")
     return 1e3 * (gemm / gemm_rate + attention / PARALLAX_FLOPS_PER_SECOND)
 
 

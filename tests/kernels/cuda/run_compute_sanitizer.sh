@@ -19,8 +19,8 @@ if [[ $# -lt 1 ]]; then
 fi
 readonly programs=$1/gpu_tests
 readonly filter=${2:-*-*MillionKeys}
-# Under racecheck a launch in clusters takes seconds to minutes.
-readonly race_filter=${2:-*EachKernelOnce*:*DrawsInOrder*:SkinnyLinear*:PortableDecode*:HeadNormRope*:RmsNorm*:SiluAndMul*:Embedding*:GatherRows*:CopyKvPages*-*Refuses*}
+# Under racecheck a launch takes seconds.
+readonly race_filter=${2:-*EachKernelOnce*:*DrawsInOrder*:*SkinnyLinear*:*PortableDecode*:*HeadNormRope*:*StartOfNext*:*RmsNorm*:*SiluAndMul*:*Embedding*:*GatherRows*:*CopyKvPages*-*Refuses*}
 export LIMIT=${SECONDS_PER_RUN:-300}
 LOGS=$(mktemp -d)
 export LOGS
