@@ -299,9 +299,11 @@ void CudaDecoder::Attention(int64_t layer_index, const StepShape& shape, const D
   rope.positions = StepArray<int32_t>(step, layout.positions, shape.tokens);
   rope.slot_mapping = StepArray<int64_t>(step, layout.slot_mapping, shape.tokens);
   rope.cache = cache;
+  // Beside prefill, that is what starts next.
   if (shape.prefill_sequences() == 0) {
     rope.holds_next_from = kernels::cuda::DecodeHoldsFrom(
-        device_, shape.decode_sequences, static_cast<int>(config_.num_heads), cache);
+        device_, shape.decode_sequences, static_cast<int>(config_.num_heads), cache,
+        config_.layer_windows[layer_index]);
   }
   kernels::cuda::HeadNormRopeAndKvWrite(rope, stream_);
 

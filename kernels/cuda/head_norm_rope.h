@@ -25,6 +25,9 @@
 
 namespace parallax::kernels::cuda {
 
+// A position that no token has.
+inline constexpr int32_t kNeverHolds = INT32_MAX;
+
 struct HeadNormRopeParams {
   // [tokens, q rows + r rows + k rows + v rows] bfloat16: each row q, r, k, v, of num_heads,
   // num_heads (none when r is undefined), num_kv_heads, num_kv_heads heads. Biases are in it.
@@ -45,7 +48,7 @@ struct HeadNormRopeParams {
   // Where a token has this position or a later one, a next kernel that is launched early starts
   // only once the one before this has completed, and so finds all multiprocessors free but those of
   // this. Else it starts as early as it can.
-  int32_t holds_next_from = INT32_MAX;
+  int32_t holds_next_from = kNeverHolds;
 };
 
 void HeadNormRopeAndKvWrite(const HeadNormRopeParams& params, const Stream& stream);

@@ -82,13 +82,12 @@ size_t ParallaxDecodeCounterBytes(const DeviceProperties& device);
 size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_query_heads,
                                     int num_kv_heads, int head_dim, int max_query_len);
 
-// The context from which on the kernel of such a batch, a row a sequence, is faster if it finds all
-// multiprocessors free than if it starts as early as it can (HeadNormRopeParams::holds_next_from):
-// of a batch of few sequences, whose clusters crowd on the multiprocessors that are free first.
-// kNeverHolds: none is.
-inline constexpr int32_t kNeverHolds = INT32_MAX;
+// The position from which on (HeadNormRopeParams::holds_next_from) the kernel of such a batch, a
+// row a sequence, is faster if it finds all multiprocessors free than if it starts as early as it
+// can; kNeverHolds if it never is. That is so where few (sequence, KV head) pairs are each read by
+// a cluster: clusters crowd on the multiprocessors that are free first.
 int32_t DecodeHoldsFrom(const DeviceProperties& device, int batch, int num_query_heads,
-                        const PagedKvCache& cache);
+                        const PagedKvCache& cache, int32_t sliding_window);
 
 // Enqueues the op.
 void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& device,

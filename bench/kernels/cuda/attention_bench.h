@@ -21,7 +21,7 @@ struct AttentionTimes {
   double read_us = 0.0;     // a plain read of the same K and V, in the same loop
   // Decode alone: Parallax with each launch's start overlapping its predecessor's end.
   std::optional<double> programmatic_us;
-  bool held = false;  // a server lets such a launch start only once its predecessor has ended
+  bool held = false;  // a server does not let such a launch start as early as it could
   double parallax_error = 0.0;
   double softmax_error = 0.0;
 };

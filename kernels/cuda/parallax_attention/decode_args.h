@@ -60,8 +60,8 @@ struct DecodeArgs {
   int slice_groups = 0;      // num_clusters / units_a_sequence; 0: not to be used (decode_plan.cuh)
   int unit_cost = 1;         // pages that a unit's start takes the time of
   int cut_cost = 2;          // pages a CTA would rather read than cut a unit
-  // Time of a round, of one page a CTA of the clusters, where units are whole and where they are
-  // cut, in any unit.
+  // Of clusters: time of a round, one page a CTA, where units are whole and where they are cut.
+  // Only the ratio counts; whole_round <= cut_round, which WholePages() relies on.
   int whole_round = 1;
   int cut_round = 1;
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/check.h"
+#include "kernels/cuda/head_norm_rope.h"
 #include "kernels/cuda/parallax_attention/decode_args.h"
 #include "kernels/cuda/parallax_attention/decode_launch.h"
 #include "kernels/cuda/parallax_attention/portable_decode.h"
@@ -22,7 +23,8 @@ constexpr int kCutCost = 3;
 constexpr int kManyUnitsCutCost = 7;
 constexpr int kClusterCutCost = 7;
 
-// From this context on, batches in clusters of 4 had better start on free SMs.
+// From this position on, batches in clusters of 4 had better start on free SMs. Two to four
+// sequences of 8 KV heads lose by it at 2048 keys and gain at 4096.
 constexpr int kLongContext = 3072;
 
 // Pages that could be read in the time that the start and the end of a unit take.
@@ -61,8 +63,7 @@ DecodeForm ClustersOf8(const DeviceProperties& device) {
 }
 
 // A CTA's ring holds what its SM's share of the memory's bandwidth needs on the way. More is worse:
-// the memory's queues grow, and some SMs get a quarter more from them than others; but of few units
-// not all SMs have one. A page of 64
+// the memory's queues grow, and some SMs get a quarter more from them than others. A page of 64
 // dims takes a CTA alone on its SM longer than the memory; two an SM keep that busy.
 DecodeForm FormOfOneTile(const DeviceProperties& device, int units, int head_dim) {
   const int sms = RoundedSms(device);
@@ -72,7 +73,9 @@ DecodeForm FormOfOneTile(const DeviceProperties& device, int units, int head_dim
   if (units <= (small_blocks ? sms / 8 : sms / 4)) return {4, sms / 4, 2, 64 * 1024};
   if (units <= sms / 2) {
     if (small_blocks) return {2, sms, 2, 48 * 1024};
-    return {2, sms / 2, 1, (units > sms * 3 / 8 ? 80 : 96) * 1024};
+    // Where many clusters have no unit, the others' share is larger.
+    const bool nearly_all_have_one = units > sms * 3 / 8;
+    return {2, sms / 2, 1, (nearly_all_have_one ? 80 : 96) * 1024};
   }
   // One on an SM: where two find room, the GPU puts two on one SM and leaves others idle.
   if (units <= sms) return {1, sms, 1, 96 * 1024};
@@ -106,20 +109,23 @@ struct SequenceUnits {
         count(num_kv_heads * row_blocks) {}
 };
 
-// What a round of pages takes where units are whole and where they are cut.
+// What a round of pages, one a CTA, takes where units are whole and where they are cut: only their
+// ratio counts. whole <= cut, as fewer clusters share the memory then.
 struct RoundTimes {
   int whole;
   int cut;
 };
 
-// Where units are whole, fewer clusters share the memory. Numbers are as measured.
 RoundTimes RoundTimesOf(const DecodeForm& form, int units, int tiles) {
-  constexpr RoundTimes kUsual = {2, 3};
+  constexpr RoundTimes kUsual = {2, 3};  // as measured
   if (form.cluster_size < kMostClusterSize || tiles > 1) return kUsual;
-  // A GPC has room for two clusters of 8. One in each reads as fast as all do; where some have two,
-  // those are waited for.
+  // An estimate: a GPC has room for two clusters of 8, and one GPC may be smaller.
   const int gpcs = (form.num_clusters + 1) / 2;
+  // Where some GPCs read two units, those are waited for: as measured for 9 to 15 heads of 128
+  // dims.
   if (units > gpcs) return {7, 9};
+  // A unit in each GPC reads as fast as all clusters do, one in half of them nearly; one to three
+  // heads of 4096 keys were 6 % slower whole.
   return 2 * units < gpcs ? kUsual : RoundTimes{gpcs, form.num_clusters};
 }
 
@@ -254,14 +260,18 @@ size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_quer
 }
 
 int32_t DecodeHoldsFrom(const DeviceProperties& device, int batch, int num_query_heads,
-                        const PagedKvCache& cache) {
+                        const PagedKvCache& cache, int32_t sliding_window) {
   CheckHeads(num_query_heads, cache.num_kv_heads, cache.head_dim);
   CheckRange("batch", batch, 1, kMaxDecodeBatch);
+  CheckAtLeast(kOp, "sliding_window", sliding_window, 0);
   if (!device.is_hopper()) return kNeverHolds;
   const SequenceUnits units(num_query_heads / cache.num_kv_heads, cache.num_kv_heads);
+  CheckCounts(batch, units.count, /*pages_a_unit=*/1);
+  if (units.tiles > 1) return kNeverHolds;  // not measured
   const DecodeForm form = FormOf(device, batch * units.count, units.tiles, cache.head_dim);
-  if (form.cluster_size == 8) return 0;
-  return form.cluster_size == 4 ? kLongContext : kNeverHolds;
+  if (form.cluster_size == kMostClusterSize) return 0;
+  const bool reads_long = sliding_window == 0 || sliding_window >= kLongContext;
+  return form.cluster_size == 4 && reads_long ? kLongContext : kNeverHolds;
 }
 
 void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& device,

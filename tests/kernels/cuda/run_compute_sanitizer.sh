@@ -3,9 +3,9 @@
 #
 #   run_compute_sanitizer.sh BUILD [FILTER]
 #
-# BUILD was configured with -DPARALLAX_COMPUTE_SANITIZER=ON: racecheck does not follow every order that
-# kernels rely on and would report those of rings as hazards, and every tool hangs where decode's
-# clusters start as they do otherwise. TOOLS (default all four) are run.
+# BUILD was configured with -DPARALLAX_COMPUTE_SANITIZER=ON: racecheck does not follow every order
+# that kernels rely on and would report those of rings as hazards, and every tool hangs where
+# decode's clusters start as they do otherwise. TOOLS (default all four) are run.
 #
 # JOBS runs (default 8) go side by side: of memcheck, initcheck and synccheck one a program, of
 # racecheck one a test. FILTER is a --gtest_filter for other runs than the usual ones, which leave
@@ -18,6 +18,15 @@ if [[ $# -lt 1 ]]; then
   exit 2
 fi
 readonly programs=$1/gpu_tests
+# A packed folder does not tell how it was configured.
+if [[ -e $1/CMakeCache.txt ]] && ! grep -q '^PARALLAX_COMPUTE_SANITIZER:BOOL=ON$' "$1/CMakeCache.txt"; then
+  echo "run_compute_sanitizer.sh: $1 is not configured with -DPARALLAX_COMPUTE_SANITIZER=ON" >&2
+  exit 2
+fi
+if ! command -v compute-sanitizer >/dev/null; then
+  echo "run_compute_sanitizer.sh: no compute-sanitizer on the PATH" >&2
+  exit 2
+fi
 readonly filter=${2:-*-*MillionKeys}
 # Under racecheck a launch takes seconds.
 readonly race_filter=${2:-*EachKernelOnce*:*DrawsInOrder*:*SkinnyLinear*:*PortableDecode*:*HeadNormRope*:*StartOfNext*:*RmsNorm*:*SiluAndMul*:*Embedding*:*GatherRows*:*CopyKvPages*-*Refuses*}

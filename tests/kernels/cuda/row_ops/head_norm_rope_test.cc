@@ -241,10 +241,14 @@ TEST_F(StartOfNextTest, IsHeldBackByPositionsFromTheOneGivenOn) {
 }
 
 TEST_F(StartOfNextTest, IsEarlyElse) {
-  if (!StartsEarly(Between::kNothing)) GTEST_SKIP() << "no kernel starts early here";
-  EXPECT_TRUE(StartsEarly(Between::kTheOp));
+  // The GPU may work for other processes between two launches.
+  const auto starts_early = [&](Between between) {
+    return StartsEarly(between) || StartsEarly(between) || StartsEarly(between);
+  };
+  if (!starts_early(Between::kNothing)) GTEST_SKIP() << "no kernel starts early here";
+  EXPECT_TRUE(starts_early(Between::kTheOp));
   params_.holds_next_from = 301;
-  EXPECT_TRUE(StartsEarly(Between::kTheOp));
+  EXPECT_TRUE(starts_early(Between::kTheOp));
 }
 
 }  // namespace
