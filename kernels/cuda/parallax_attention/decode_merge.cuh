@@ -22,10 +22,12 @@ struct DecodeShape {
   // A page of short rows takes a warp longer than its bytes take, in waits for one result after
   // another: then the scores of a page are computed while the values of the one before are added.
   static constexpr bool kScoresAhead = kDim == 64;
-  // And pages are taken by two where no other CTA shares the SM.
+  // And pages are taken by two, in the clusters that are given all that an SM has room for. It
+  // takes slots of the ring: with those of two CTAs that share an SM it was slower.
   static constexpr bool kPairsPages = kScoresAhead && kTiles == 1 && kClusterSize == 8;
 
-  // The ring must have room for the keys ahead beside the values of the pages before.
+  // Of pairs: from the values of two pages to the keys of the two ahead are six slots, and the
+  // feeding warp waits for both slots of a page before it sends for either.
   static constexpr int kMinRingSlots = kPairsPages ? 7 : 3;
 
   static constexpr int kColumns = kDim / 8;

@@ -19,8 +19,8 @@
 
 #include "kernels/cuda/parallax_attention/decode_args.h"
 #include "kernels/cuda/parallax_decode.h"
+#include "kernels/cuda/ptx/for_sanitizer.cuh"
 #include "kernels/cuda/ptx/ptx.cuh"
-#include "kernels/cuda/ptx/warp_arrival.cuh"
 #include "kernels/kv_cache_view.h"
 
 namespace parallax::kernels::cuda {

@@ -10,6 +10,7 @@
 #include "kernels/cuda/parallax_attention/decode_plan.cuh"
 #include "kernels/cuda/parallax_attention/decode_tile.cuh"
 #include "kernels/cuda/ptx/cluster_start.cuh"
+#include "kernels/cuda/ptx/for_sanitizer.cuh"
 #include "kernels/cuda/ptx/ptx.cuh"
 #include "kernels/cuda/ptx/ptx_sm90.cuh"
 #include "kernels/cuda/ptx/warp_arrival.cuh"
@@ -126,6 +127,7 @@ __device__ void StartForSanitizer(uint64_t (&merge_barriers)[2]) {
     if (kClusterSize > 1) {
       if (threadIdx.x == 0) InitMergeBarriers(merge_barriers);
       FenceCopyEngine();
+      __syncwarp();
       MeetForSanitizer();
     }
     __syncthreads();

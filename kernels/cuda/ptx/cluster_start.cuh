@@ -4,13 +4,15 @@
 // compute-sanitizer of CUDA 13.0 hangs in what lies between: every tool of it in a cp.async,
 // racecheck in other kernels too. For its sake (kForSanitizer) all meet at once.
 //
-// Thread safety: device code; all threads of the cluster call each of ArriveAtPeers() or
-// ArriveAtPeersRelaxed(), MeetForSanitizer() and AwaitPeers() once, all lanes of a warp together.
+// Thread safety: device code. Every thread of the cluster calls one of ArriveAtPeers() and
+// ArriveAtPeersRelaxed(), later AwaitPeers(), once each, and in between, for the sanitizer's sake,
+// MeetForSanitizer(); all lanes of a warp together. Nothing is written to a peer before
+// AwaitPeers().
 #ifndef PARALLAX_KERNELS_CUDA_PTX_CLUSTER_START_CUH_
 #define PARALLAX_KERNELS_CUDA_PTX_CLUSTER_START_CUH_
 
+#include "kernels/cuda/ptx/for_sanitizer.cuh"
 #include "kernels/cuda/ptx/ptx_sm90.cuh"
-#include "kernels/cuda/ptx/warp_arrival.cuh"
 
 namespace parallax::kernels::cuda {
 
@@ -24,12 +26,12 @@ __device__ inline void ArriveAtPeersRelaxed() {
   if constexpr (!kForSanitizer) ClusterArriveRelaxed();
 }
 
-// Until all have arrived.
+// Until all have arrived and may be written to.
 __device__ inline void AwaitPeers() {
   if constexpr (!kForSanitizer) ClusterWait();
 }
 
-// In place of the others, ahead of all that lies between, once what is to be shown is written.
+// Does the work of the others, which do nothing then, once what is to be shown is written.
 __device__ inline void MeetForSanitizer() {
   if constexpr (kForSanitizer) {
     ClusterArrive();

@@ -11,16 +11,10 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/ptx/for_sanitizer.cuh"
 #include "kernels/cuda/ptx/ptx_sm90.cuh"
 
 namespace parallax::kernels::cuda {
-
-// Whether kernels synchronise as compute-sanitizer understands.
-#ifdef PARALLAX_COMPUTE_SANITIZER
-inline constexpr bool kForSanitizer = true;
-#else
-inline constexpr bool kForSanitizer = false;
-#endif
 
 inline constexpr int kArrivalsAWarp = kForSanitizer ? 32 : 1;
 
