@@ -164,8 +164,8 @@ struct PlanStorage {
 // merge.
 template <int kClusterSize>
 __device__ bool TakesWholeUnits(const DecodeArgs& args, const BatchPages& pages, int num_slices) {
-  // Rounds, of one page a CTA, that whole units take; and the fewest that slices must take for a
-  // cut to be worth its merge. A round takes less time when fewer CTAs share the memory.
+  // Rounds, of one page a CTA, that the fullest slice of whole units takes. A round takes less time
+  // where fewer CTAs share the memory.
   int whole_rounds = args.units_a_cluster * ((pages.most + kClusterSize - 1) / kClusterSize);
   if (args.units_a_cluster > 1 && pages.most != pages.least) {
     if (kClusterSize > 1 || args.slice_groups == 0) return false;
