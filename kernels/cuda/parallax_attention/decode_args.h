@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/paged_kv_cache.h"
+#include "kernels/cuda/parallax_attention/decode_cut_rule.h"
 
 namespace parallax::kernels::cuda {
 
@@ -59,11 +60,7 @@ struct DecodeArgs {
   int units_a_cluster = 1;   // if clusters take whole units
   int slice_groups = 0;      // num_clusters / units_a_sequence; 0: not to be used (decode_plan.cuh)
   int unit_cost = 1;         // pages that a unit's start takes the time of
-  int cut_cost = 2;          // pages a CTA would rather read than cut a unit
-  // Of clusters: time of a round, one page a CTA, where units are whole and where they are cut.
-  // Only the ratio counts; whole_round <= cut_round, which WholePages() relies on.
-  int whole_round = 1;
-  int cut_round = 1;
+  CutRule cut_rule;
 
   bool beside_preceding = false;  // only the last CTA waits for the kernel before, at its end
 };

@@ -160,23 +160,15 @@ struct PlanStorage {
   DecodePlan plans[kMaxPlanWarps];
 };
 
-// Whether whole units give slices so little longer than equal ones that a cut is not worth its
-// merge.
 template <int kClusterSize>
 __device__ bool TakesWholeUnits(const DecodeArgs& args, const BatchPages& pages, int num_slices) {
-  // Rounds, of one page a CTA, that the fullest slice of whole units takes. A round takes less time
-  // where fewer CTAs share the memory.
   int whole_rounds = args.units_a_cluster * ((pages.most + kClusterSize - 1) / kClusterSize);
   if (args.units_a_cluster > 1 && pages.most != pages.least) {
     if (kClusterSize > 1 || args.slice_groups == 0) return false;
     whole_rounds = FullestSlice(args);
   }
-  const int worth = whole_rounds - args.cut_cost;
-  const int total = pages.sum * UnitsASequence(args);
-  if (kClusterSize == 1) return total > num_slices * (worth - 1);
-  const int64_t worth_time = int64_t{worth} * args.whole_round;
-  return int64_t{total} * args.cut_round >
-         num_slices * kClusterSize * (worth_time - args.cut_round);
+  return WholeUnitsWin(args.cut_rule, pages.sum * UnitsASequence(args), num_slices * kClusterSize,
+                       whole_rounds);
 }
 
 // Where no unit has more charged pages than this, TakesWholeUnits() holds whatever their sum is,
@@ -184,7 +176,7 @@ __device__ bool TakesWholeUnits(const DecodeArgs& args, const BatchPages& pages,
 // clusters.
 template <int kClusterSize>
 __device__ int WholePages(const DecodeArgs& args) {
-  return args.units_a_cluster == 1 ? kClusterSize * (args.cut_cost + 1) : -1;
+  return args.units_a_cluster == 1 ? kClusterSize * (args.cut_rule.cut_cost + 1) : -1;
 }
 
 // Pages before each of at most 32 sequences, by every warp for itself.

@@ -81,22 +81,19 @@ class Ring {
   __device__ uint32_t Full() const { return barriers_ + slot_ * 16; }
   __device__ uint32_t Empty() const { return Full() + 8; }
   __device__ uint32_t phase() const { return phase_; }
-  __device__ void Advance() {
-    if (++slot_ == slots_) {
-      slot_ = 0;
-      phase_ ^= 1;
-    }
-  }
+  __device__ void Advance() { Advance(1); }
   // From K or V of a page to that of the next.
-  __device__ void AdvancePage() {
-    slot_ += 2;
+  __device__ void AdvancePage() { Advance(2); }
+
+ private:
+  __device__ void Advance(int slots) {
+    slot_ += slots;
     if (slot_ >= slots_) {
       slot_ -= slots_;
       phase_ ^= 1;
     }
   }
 
- private:
   // Else the compiler works an address of shared memory out again, from a slow special register,
   // wherever it is used.
   static __device__ uint32_t Opaque(uint32_t address) {

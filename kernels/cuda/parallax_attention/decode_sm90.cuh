@@ -147,8 +147,7 @@ class Producer {
   // Of the first two lanes, to free slots.
   __device__ void Send(uint64_t k_block) {
     if (lane() < 2) SendBlock(lane() == 1 ? k_block + ValueOffset() : k_block);
-    ring_.Advance();
-    ring_.Advance();
+    ring_.AdvancePage();
   }
 
   // The same for racecheck, by one lane, once it has itself seen the slots freed.
@@ -295,25 +294,41 @@ class Consumer {
       if (masked) MaskScores<kTiles>(scores[0], rows, page_key);
       PageWeights<kTiles> weights[1];
       ComputeWeights(scores, args_.scale_log2, state_, weights);
-      const uint32_t v_blocks[1] = {Acquire(ring_)};
       has_scores = Shape::kScoresAhead && !Shape::kPairsPages && !masked && pages_left > 1;
       if (has_scores) {
-        const PageRing v_ring = ring_;
-        ring_.Advance();
-        const uint32_t k_blocks[1] = {Acquire(ring_)};
-        AddValuesAndComputeScores(weights, offsets_, v_blocks, state_, scores, query_, queries,
-                                  k_blocks);
-        Release(v_ring);
-      } else if (masked) {
-        const ValueMask mask = {FirstKey(segment, 0) - page_key, segment.span.context - page_key};
-        AddValues<kDim, kTiles, true>(weights[0], offsets_, v_blocks[0], mask, state_);
+        AddPageAndScoreNext(weights, scores, queries);
       } else {
-        AddValues<kDim, kTiles, false>(weights[0], offsets_, v_blocks[0], {}, state_);
+        AddPage(segment, weights[0], page_key, masked);
       }
-      Release(ring_);
-      ring_.Advance();
       page_key += kPageSize;
     }
+  }
+
+  __device__ void AddPage(const Segment& segment, const PageWeights<kTiles>& weights, int page_key,
+                          bool masked) {
+    const uint32_t v_block = Acquire(ring_);
+    if (masked) {
+      const ValueMask mask = {FirstKey(segment, 0) - page_key, segment.span.context - page_key};
+      AddValues<kDim, kTiles, true>(weights, offsets_, v_block, mask, state_);
+    } else {
+      AddValues<kDim, kTiles, false>(weights, offsets_, v_block, {}, state_);
+    }
+    Release(ring_);
+    ring_.Advance();
+  }
+
+  __device__ void AddPageAndScoreNext(const PageWeights<kTiles> (&weights)[1],
+                                      WarpScores<kTiles> (&scores)[1],
+                                      QueryTile<kDim, kTiles>& queries) {
+    const PageRing v_ring = ring_;
+    const uint32_t v_blocks[1] = {Acquire(ring_)};
+    ring_.Advance();
+    const uint32_t k_blocks[1] = {Acquire(ring_)};
+    AddValuesAndComputeScores(weights, offsets_, v_blocks, state_, scores, query_, queries,
+                              k_blocks);
+    Release(v_ring);
+    Release(ring_);
+    ring_.Advance();
   }
 
   // Pages without masks. REQUIRES: pairs > 0.
@@ -321,6 +336,7 @@ class Consumer {
     PageRing v_ring = ring_;
     v_ring.Advance();
     WarpScores<kTiles> scores[2];
+#pragma unroll
     for (WarpScores<kTiles>& of_page : scores) {
       ComputeScores(of_page, query_, queries, offsets_, Acquire(ring_));
       Release(ring_);
@@ -333,6 +349,7 @@ class Consumer {
       AddPairAndScoreNext(weights, v_ring, scores, queries);
     }
     ComputeWeights(scores, args_.scale_log2, state_, weights);
+#pragma unroll
     for (const PageWeights<kTiles>& of_page : weights) {
       AddValues<kDim, kTiles, false>(of_page, offsets_, Acquire(v_ring), {}, state_);
       Release(v_ring);

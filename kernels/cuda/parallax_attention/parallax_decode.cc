@@ -8,6 +8,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/head_norm_rope.h"
 #include "kernels/cuda/parallax_attention/decode_args.h"
+#include "kernels/cuda/parallax_attention/decode_form.h"
 #include "kernels/cuda/parallax_attention/decode_launch.h"
 #include "kernels/cuda/parallax_attention/portable_decode.h"
 
@@ -17,117 +18,13 @@ namespace {
 constexpr const char* kOp = "ParallaxDecode";
 constexpr int kWorkspaceAlignment = 256;
 
-// Pages that a CTA would rather read than cut a unit: the time of a merge through global memory.
-constexpr int kCutCost = 3;
-// Where a CTA has several units, as measured: 64 sequences of 1664 to 2300 keys on 256 CTAs.
-constexpr int kManyUnitsCutCost = 7;
-constexpr int kClusterCutCost = 7;
-
 // From this position on, batches in clusters of 4 had better start on free SMs. Two to four
 // sequences of 8 KV heads lose by it at 2048 keys and gain at 4096.
 constexpr int kLongContext = 3072;
 
-// Pages that could be read in the time that the start and the end of a unit take.
-constexpr int kUnitCost = 2;
-
 // Lengths that a lane may read to find out how full whole units of unequal lengths make a slice: as
 // many as it reads of the longest batch to sum it up.
 constexpr int kMaxLengthsALane = kMaxDecodeBatch / 32;
-
-int RowBlockTiles(int rows) { return rows <= 8 ? 1 : 2; }
-
-// The SMs that work is dealt out to: a multiple of a large power of two (on an H200 128, not 132),
-// so that batches of powers of two fall into whole units: the memory is as busy, and merges cost
-// more than four SMs.
-int RoundedSms(const DeviceProperties& device) {
-  return device.num_sms < 16 ? device.num_sms : device.num_sms / 16 * 16;
-}
-
-// How a launch is laid out.
-struct DecodeForm {
-  int cluster_size;
-  int num_clusters;
-  int ctas_per_sm;
-  int ring_bytes;
-};
-
-constexpr int kMostClusterSize = 8;
-
-constexpr int kWholeRing = 1 << 20;  // more than there is
-
-// Few units must be shared by many CTAs, and merging through distributed shared memory costs a
-// fifth of merging through global memory. Clusters of 8 have an SM for each CTA; the SMs lie in
-// groups with some left over, and one cluster fewer than num_sms / 8 runs at once.
-DecodeForm ClustersOf8(const DeviceProperties& device) {
-  return {8, std::max(1, device.num_sms / 8 - 1), 1, kWholeRing};
-}
-
-// A CTA's ring holds what its SM's share of the memory's bandwidth needs on the way. More is worse:
-// the memory's queues grow, and some SMs get a quarter more from them than others. A page of 64
-// dims takes a CTA alone on its SM longer than the memory; two an SM keep that busy.
-DecodeForm FormOfOneTile(const DeviceProperties& device, int units, int head_dim) {
-  const int sms = RoundedSms(device);
-  const bool small_blocks = head_dim == 64;
-  const DecodeForm clusters_of_8 = ClustersOf8(device);
-  if (units <= clusters_of_8.num_clusters) return clusters_of_8;
-  if (units <= (small_blocks ? sms / 8 : sms / 4)) return {4, sms / 4, 2, 64 * 1024};
-  if (units <= sms / 2) {
-    if (small_blocks) return {2, sms, 2, 48 * 1024};
-    // Where many clusters have no unit, the others' share is larger.
-    const bool nearly_all_have_one = units > sms * 3 / 8;
-    return {2, sms / 2, 1, (nearly_all_have_one ? 80 : 96) * 1024};
-  }
-  // One on an SM: where two find room, the GPU puts two on one SM and leaves others idle.
-  if (units <= sms) return {1, sms, 1, 96 * 1024};
-  return {1, 2 * sms, 2, (small_blocks ? 48 : 64) * 1024};
-}
-
-// The state of two tiles needs the registers of a whole SM.
-DecodeForm FormOfTwoTiles(const DeviceProperties& device, int units) {
-  if (units <= RoundedSms(device) / 2) return ClustersOf8(device);
-  return {1, RoundedSms(device), 1, kWholeRing};
-}
-
-DecodeForm FormOf(const DeviceProperties& device, int units, int tiles, int head_dim) {
-  return tiles == 1 ? FormOfOneTile(device, units, head_dim) : FormOfTwoTiles(device, units);
-}
-
-int CutCost(const DecodeForm& form, int units_a_cluster) {
-  if (form.cluster_size > 1) return kClusterCutCost;
-  return units_a_cluster > 1 ? kManyUnitsCutCost : kCutCost;
-}
-
-// What a sequence's rows are divided into.
-struct SequenceUnits {
-  int tiles;  // of a unit
-  int row_blocks;
-  int count;
-
-  SequenceUnits(int rows, int num_kv_heads)
-      : tiles(RowBlockTiles(rows)),
-        row_blocks((rows + tiles * 8 - 1) / (tiles * 8)),
-        count(num_kv_heads * row_blocks) {}
-};
-
-// What a round of pages, one a CTA, takes where units are whole and where they are cut: only their
-// ratio counts. whole <= cut, as fewer clusters share the memory then.
-struct RoundTimes {
-  int whole;
-  int cut;
-};
-
-RoundTimes RoundTimesOf(const DecodeForm& form, int units, int tiles) {
-  constexpr RoundTimes kUsual = {2, 3};  // as measured
-  if (form.cluster_size < kMostClusterSize || tiles > 1) return kUsual;
-  // An estimate: a GPC has room for two clusters of 8, and one GPC may be smaller.
-  const int gpcs = (form.num_clusters + 1) / 2;
-  // Where some GPCs read two units, those are waited for: as measured for 9 to 15 heads of 128
-  // dims.
-  if (units > gpcs) return {7, 9};
-  // A unit in each GPC reads as fast as all clusters do, one in half of them nearly; one to three
-  // heads of 4096 keys were 6 % slower whole.
-  return 2 * units < gpcs ? kUsual : RoundTimes{gpcs, form.num_clusters};
-}
 
 // Of slices that are equally full when several units each are dealt out (FullestSlice); 0 where the
 // units of a sequence fall into more than one such group, or it takes too long to go through all.
@@ -251,9 +148,10 @@ size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_quer
   CheckHeads(num_query_heads, num_kv_heads, head_dim);
   CheckRange("max_query_len", max_query_len, 1, kMaxDecodeQueryLen);
   if (!device.is_hopper()) return PortableDecodeWorkspaceBytes();
-  const int tiles = RowBlockTiles(num_query_heads / num_kv_heads * max_query_len);
+  const int tiles =
+      SequenceUnits(num_query_heads / num_kv_heads * max_query_len, num_kv_heads).tiles;
   // No form has more CTAs than that of many units, and those of a cluster share what it leaves.
-  const DecodeForm form = FormOf(device, kMaxDecodeBatch, tiles, head_dim);
+  const DecodeForm form = DecodeFormOf(device, kMaxDecodeBatch, tiles, head_dim);
   const int64_t partials =
       form.num_clusters * DecodePartialsOfCluster({head_dim, tiles, form.cluster_size});
   return CounterBytes(device) + partials * sizeof(float4);
@@ -268,7 +166,7 @@ int32_t DecodeHoldsFrom(const DeviceProperties& device, int batch, int num_query
   const SequenceUnits units(num_query_heads / cache.num_kv_heads, cache.num_kv_heads);
   CheckCounts(batch, units.count, /*pages_a_unit=*/1);
   if (units.tiles > 1) return kNeverHolds;  // not measured
-  const DecodeForm form = FormOf(device, batch * units.count, units.tiles, cache.head_dim);
+  const DecodeForm form = DecodeFormOf(device, batch * units.count, units.tiles, cache.head_dim);
   if (form.cluster_size == kMostClusterSize) return 0;
   const bool reads_long = sliding_window == 0 || sliding_window >= kLongContext;
   return form.cluster_size == 4 && reads_long ? kLongContext : kNeverHolds;
@@ -288,9 +186,10 @@ void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& 
   variant.head_dim = params.cache.head_dim;
   variant.tiles = of_sequence.tiles;
   variant.programmatic_launch = params.programmatic_launch || params.beside_preceding;
-  CheckCounts(args.batch, of_sequence.count, params.max_blocks + kUnitCost * kMostClusterSize);
+  CheckCounts(args.batch, of_sequence.count,
+              params.max_blocks + kDecodeUnitCost * kMostClusterSize);
   const int units = args.batch * of_sequence.count;
-  const DecodeForm form = FormOf(device, units, variant.tiles, variant.head_dim);
+  const DecodeForm form = DecodeFormOf(device, units, variant.tiles, variant.head_dim);
   variant.cluster_size = form.cluster_size;
   variant.ctas_per_sm = form.ctas_per_sm;
   variant.ring_bytes = form.ring_bytes;
@@ -299,11 +198,8 @@ void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& 
   args.num_clusters = form.num_clusters;
   args.units_a_cluster = (units + form.num_clusters - 1) / form.num_clusters;
   args.slice_groups = SliceGroups(form, of_sequence.count, args.units_a_cluster);
-  args.unit_cost = kUnitCost * form.cluster_size;
-  args.cut_cost = CutCost(form, args.units_a_cluster);
-  const RoundTimes round = RoundTimesOf(form, units, variant.tiles);
-  args.whole_round = round.whole;
-  args.cut_round = round.cut;
+  args.unit_cost = kDecodeUnitCost * form.cluster_size;
+  args.cut_rule = CutRuleOf(form, units, variant.tiles);
   LaunchDecodeSm90(args, variant, stream.cuda_stream());
 }
 

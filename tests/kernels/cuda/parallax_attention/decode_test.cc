@@ -114,7 +114,7 @@ TEST(DecodeTest, BatchesOfEverySize) {
   }
 }
 
-// Clusters of 8 take pages of 64 dims by two where no key of them is masked: one, two and more such
+// Clusters take pages of 64 dims by two where no key of them is masked: one, two and more such
 // pages a CTA, an odd one, and masked ones before and behind them.
 TEST(DecodeTest, PagesTakenByTwo) {
   AttentionShape shape{.query_heads = 2, .kv_heads = 2, .head_dim = 64};
@@ -128,7 +128,28 @@ TEST(DecodeTest, PagesTakenByTwo) {
       EXPECT_LT(WorstError(shape, {keys, keys + 3, 40}, {8, 5, 2}), kTolerance)
           << pages << " pages, window " << window;
     }
+    for (const int sequences : {10, 20}) {  // in clusters of 4, and of 2
+      for (const int pages : {4, 7, 8, 17, 40}) {
+        std::vector<int> contexts(sequences, pages * kPageSize + 1);
+        EXPECT_LT(WorstError(shape, contexts), kTolerance)
+            << sequences << " times " << pages << " pages, window " << window;
+        contexts[1] = 1;
+        contexts[sequences - 1] += 700;
+        EXPECT_LT(WorstError(shape, contexts), kTolerance)
+            << sequences << " sequences that differ, " << pages << " pages, window " << window;
+      }
+    }
   }
+}
+
+// Few units that are cut into slices of parts of two of them, and pairs of pages in both.
+TEST(DecodeTest, PagesTakenByTwoOfUnitsThatAreCut) {
+  const AttentionShape shape{.query_heads = 1, .kv_heads = 1, .head_dim = 64};
+  EXPECT_LT(WorstError(shape, {300 * kPageSize + 5, 290 * kPageSize, 310 * kPageSize - 1}),
+            kTolerance);
+  EXPECT_LT(
+      WorstError(shape, {300 * kPageSize + 5, 290 * kPageSize, 310 * kPageSize - 1}, {1, 8, 3}),
+      kTolerance);
 }
 
 // Batches of one KV head that make each kernel's ring turn and, where units are cut, its merge.

@@ -1,0 +1,90 @@
+#include "kernels/cuda/parallax_attention/decode_form.h"
+
+#include <algorithm>
+
+namespace parallax::kernels::cuda {
+namespace {
+
+constexpr int kWholeRing = 1 << 20;  // more than there is
+
+// The SMs that work is dealt out to: a multiple of a large power of two (on an H200 128, not 132),
+// so that batches of powers of two fall into whole units: the memory is as busy, and merges cost
+// more than four SMs.
+int RoundedSms(const DeviceProperties& device) {
+  return device.num_sms < 16 ? device.num_sms : device.num_sms / 16 * 16;
+}
+
+// Few units must be shared by many CTAs, and merging through distributed shared memory costs a
+// fifth of merging through global memory. Clusters of 8 have an SM for each CTA; the SMs lie in
+// groups with some left over, and one cluster fewer than num_sms / 8 runs at once.
+DecodeForm ClustersOf8(const DeviceProperties& device) {
+  return {8, std::max(1, device.num_sms / 8 - 1), 1, kWholeRing};
+}
+
+// Pages of 64 dims take a CTA of a cluster about as long as the memory: by two, and with all that
+// an SM has room for on their way. They take a single CTA longer; two an SM keep the memory busy.
+DecodeForm FormOf64Dims(const DeviceProperties& device, int units) {
+  const int sms = RoundedSms(device);
+  const int clusters_of_4 = 2 * ClustersOf8(device).num_clusters;
+  if (units <= clusters_of_4) return {4, clusters_of_4, 1, kWholeRing};
+  if (units <= sms / 2) return {2, sms / 2, 1, kWholeRing};
+  if (units <= sms) return {1, sms, 1, 96 * 1024};
+  return {1, 2 * sms, 2, 48 * 1024};
+}
+
+// A CTA's ring holds what its SM's share of the memory's bandwidth needs on the way. More is worse:
+// the memory's queues grow, and some SMs get a quarter more from them than others.
+DecodeForm FormOf128Dims(const DeviceProperties& device, int units) {
+  const int sms = RoundedSms(device);
+  if (units <= sms / 4) return {4, sms / 4, 2, 64 * 1024};
+  if (units <= sms / 2) {
+    // Where many clusters have no unit, the others' share is larger.
+    const bool nearly_all_have_one = units > sms * 3 / 8;
+    return {2, sms / 2, 1, (nearly_all_have_one ? 80 : 96) * 1024};
+  }
+  // One on an SM: where two find room, the GPU puts two on one SM and leaves others idle.
+  if (units <= sms) return {1, sms, 1, 96 * 1024};
+  return {1, 2 * sms, 2, 64 * 1024};
+}
+
+DecodeForm FormOfOneTile(const DeviceProperties& device, int units, int head_dim) {
+  const DecodeForm clusters_of_8 = ClustersOf8(device);
+  if (units <= clusters_of_8.num_clusters) return clusters_of_8;
+  return head_dim == 64 ? FormOf64Dims(device, units) : FormOf128Dims(device, units);
+}
+
+// The state of two tiles needs the registers of a whole SM.
+DecodeForm FormOfTwoTiles(const DeviceProperties& device, int units) {
+  if (units <= RoundedSms(device) / 2) return ClustersOf8(device);
+  return {1, RoundedSms(device), 1, kWholeRing};
+}
+
+}  // namespace
+
+SequenceUnits::SequenceUnits(int rows, int num_kv_heads)
+    : tiles(rows <= 8 ? 1 : 2),
+      row_blocks((rows + tiles * 8 - 1) / (tiles * 8)),
+      count(num_kv_heads * row_blocks) {}
+
+DecodeForm DecodeFormOf(const DeviceProperties& device, int units, int tiles, int head_dim) {
+  return tiles == 1 ? FormOfOneTile(device, units, head_dim) : FormOfTwoTiles(device, units);
+}
+
+// All numbers are as measured (bench/kernels/cuda/LOG-decode.md).
+CutRule CutRuleOf(const DecodeForm& form, int units, int tiles) {
+  if (form.cluster_size == 1) {
+    return {.cut_cost = units > form.num_clusters ? 7 : 3, .whole_round = 1, .cut_round = 1};
+  }
+  constexpr CutRule kOfClusters = {.cut_cost = 7, .whole_round = 2, .cut_round = 3};
+  if (tiles > 1 || form.ctas_per_sm > 1 || form.cluster_size < 4) return kOfClusters;
+  // An estimate: a GPC has room for 16 CTAs with an SM each, and one GPC may be smaller.
+  const int in_half_of_each_gpc = (form.ctas() / 8 + 1) / 2 * 8;
+  const int reading = units * form.cluster_size;
+  // GPCs that read more than others are waited for.
+  if (reading > in_half_of_each_gpc) return {.cut_cost = 7, .whole_round = 7, .cut_round = 9};
+  // Eight CTAs in each GPC read as fast as all do, in half of the GPCs nearly.
+  if (2 * reading < in_half_of_each_gpc) return kOfClusters;
+  return {.cut_cost = 8, .whole_round = in_half_of_each_gpc, .cut_round = form.ctas()};
+}
+
+}  // namespace parallax::kernels::cuda

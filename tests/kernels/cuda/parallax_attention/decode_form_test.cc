@@ -1,0 +1,106 @@
+// How decode lays launches out, and which lengths it reads whole. Needs no GPU.
+#include "kernels/cuda/parallax_attention/decode_form.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <random>
+
+#include "kernels/kv_cache_view.h"
+
+namespace parallax::kernels::cuda {
+namespace {
+
+DeviceProperties H200() {
+  DeviceProperties device;
+  device.compute_capability = 90;
+  device.num_sms = 132;
+  return device;
+}
+
+// One sequence of so many KV heads and keys, as the kernel counts it.
+bool StaysWhole(int heads, int keys, int head_dim, int tiles = 1) {
+  const DecodeForm form = DecodeFormOf(H200(), heads, tiles, head_dim);
+  const int pages = (keys + kPageSize - 1) / kPageSize + kDecodeUnitCost * form.cluster_size;
+  const int units_a_cluster = (heads + form.num_clusters - 1) / form.num_clusters;
+  const int rounds = units_a_cluster * ((pages + form.cluster_size - 1) / form.cluster_size);
+  const int slices = std::min(form.num_clusters, pages * heads);
+  return WholeUnitsWin(CutRuleOf(form, heads, tiles), pages * heads, slices * form.cluster_size,
+                       rounds);
+}
+
+// What was faster where both were measured (bench/kernels/cuda/LOG-decode.md).
+TEST(DecodeFormTest, CutsWhatWasFasterCut) {
+  EXPECT_FALSE(StaysWhole(1, 4096, 128));
+  EXPECT_TRUE(StaysWhole(5, 8192, 128));
+  EXPECT_FALSE(StaysWhole(5, 16384, 128));
+  EXPECT_TRUE(StaysWhole(6, 16384, 128));
+  EXPECT_FALSE(StaysWhole(6, 131072, 128));
+  EXPECT_TRUE(StaysWhole(7, 32768, 128));
+  EXPECT_FALSE(StaysWhole(7, 131072, 128));
+  EXPECT_TRUE(StaysWhole(9, 16384, 128));
+  EXPECT_FALSE(StaysWhole(9, 131072, 128));
+  EXPECT_TRUE(StaysWhole(10, 16384, 128));
+  EXPECT_FALSE(StaysWhole(10, 131072, 128));
+  EXPECT_TRUE(StaysWhole(14, 131072, 128));
+  EXPECT_TRUE(StaysWhole(16, 32768, 64));
+}
+
+TEST(DecodeFormTest, OneUnitAGpcStaysWhole) {
+  for (const int keys : {1, 1000, 100'000, 1'000'000}) {
+    EXPECT_TRUE(StaysWhole(8, keys, 64)) << keys;
+    EXPECT_TRUE(StaysWhole(8, keys, 128)) << keys;
+  }
+}
+
+// The kernel takes such units without a plan.
+TEST(DecodeFormTest, ShortUnitsStayWholeWhateverTheBatch) {
+  for (const int head_dim : {64, 128}) {
+    for (int units = 1; units <= 300; ++units) {
+      for (const int tiles : {1, 2}) {
+        const DecodeForm form = DecodeFormOf(H200(), units, tiles, head_dim);
+        const CutRule rule = CutRuleOf(form, units, tiles);
+        EXPECT_LE(rule.whole_round, rule.cut_round) << units;
+        EXPECT_TRUE(WholeUnitsWin(rule, /*pages=*/1, form.ctas(), rule.cut_cost + 1)) << units;
+      }
+    }
+  }
+}
+
+// All CTAs of a form must run at once, so that none waits for another's place.
+TEST(DecodeFormTest, FitsTheGpu) {
+  for (const int head_dim : {64, 128}) {
+    for (int units = 1; units <= 300; ++units) {
+      for (const int tiles : {1, 2}) {
+        const DecodeForm form = DecodeFormOf(H200(), units, tiles, head_dim);
+        EXPECT_LE(form.ctas(), form.ctas_per_sm * 132) << units;
+        if (form.cluster_size > 1 && tiles == 1) {
+          EXPECT_LE(units, form.num_clusters) << units;
+        }
+      }
+    }
+  }
+}
+
+// Against times of both ways.
+TEST(WholeUnitsWinTest, ComparesTimes) {
+  std::mt19937 rng(11);
+  const auto pick = [&](int low, int high) {
+    return std::uniform_int_distribution<int>(low, high)(rng);
+  };
+  for (int i = 0; i < 100'000; ++i) {
+    const int whole_round = pick(1, 9);
+    const CutRule rule = {pick(1, 9), whole_round, whole_round + pick(0, 8)};
+    const int ctas = pick(1, 264);
+    const int pages = pick(1, 100'000);
+    const int whole_rounds = pick(1, 2000);
+    const int64_t cut_time = int64_t{(pages + ctas - 1) / ctas} * rule.cut_round;
+    const int64_t whole_time = int64_t{whole_rounds - rule.cut_cost} * rule.whole_round;
+    ASSERT_EQ(WholeUnitsWin(rule, pages, ctas, whole_rounds), cut_time >= whole_time)
+        << "seed 11, case " << i;
+  }
+}
+
+}  // namespace
+}  // namespace parallax::kernels::cuda
