@@ -71,20 +71,26 @@ DecodeForm DecodeFormOf(const DeviceProperties& device, int units, int tiles, in
 }
 
 // All numbers are as measured (bench/kernels/cuda/LOG-decode.md).
-CutRule CutRuleOf(const DecodeForm& form, int units, int tiles) {
-  if (form.cluster_size == 1) {
-    return {.cut_cost = units > form.num_clusters ? 7 : 3, .whole_round = 1, .cut_round = 1};
-  }
-  constexpr CutRule kOfClusters = {.cut_cost = 7, .whole_round = 2, .cut_round = 3};
-  if (tiles > 1 || form.ctas_per_sm > 1 || form.cluster_size < 4) return kOfClusters;
-  // An estimate: a GPC has room for 16 CTAs with an SM each, and one GPC may be smaller.
-  const int in_half_of_each_gpc = (form.ctas() / 8 + 1) / 2 * 8;
+CutRule CutRuleOf(const DecodeForm& form, int units, int tiles, int head_dim) {
+  if (form.cluster_size == 1) return {.cut_cost = units > form.num_clusters ? 7 : 3};
+  const auto share = [](int part, int whole) { return CutRule::kCutRound * part / whole; };
+  const CutRule of_clusters = {.cut_cost = 7, .whole_round = share(2, 3)};
+  if (tiles > 1 || form.ctas_per_sm > 1) return of_clusters;
   const int reading = units * form.cluster_size;
+  if (head_dim == 64) {
+    // Half of the CTAs read short pages nearly as fast as all do, but not where they start early
+    // and crowd into half of the GPCs, as clusters of 2 may (DecodeHoldsFrom).
+    const int least = form.cluster_size > 2 ? share(7, 12) : share(2, 3);
+    return {.cut_cost = 12, .whole_round = std::max(least, share(reading, form.ctas()))};
+  }
+  if (form.cluster_size < kMostClusterSize) return of_clusters;
+  // An estimate: a GPC has room for two clusters of 8, and one GPC may be smaller.
+  const int in_half_of_each_gpc = (form.num_clusters + 1) / 2 * kMostClusterSize;
   // GPCs that read more than others are waited for.
-  if (reading > in_half_of_each_gpc) return {.cut_cost = 7, .whole_round = 7, .cut_round = 9};
+  if (reading > in_half_of_each_gpc) return {.cut_cost = 7, .whole_round = share(7, 9)};
   // Eight CTAs in each GPC read as fast as all do, in half of the GPCs nearly.
-  if (2 * reading < in_half_of_each_gpc) return kOfClusters;
-  return {.cut_cost = 8, .whole_round = in_half_of_each_gpc, .cut_round = form.ctas()};
+  if (2 * reading < in_half_of_each_gpc) return of_clusters;
+  return {.cut_cost = 8, .whole_round = share(in_half_of_each_gpc, form.ctas())};
 }
 
 }  // namespace parallax::kernels::cuda

@@ -39,7 +39,7 @@ struct DecodeForm {
 // head_dim: 64 or 128.
 DecodeForm DecodeFormOf(const DeviceProperties& device, int units, int tiles, int head_dim);
 
-CutRule CutRuleOf(const DecodeForm& form, int units, int tiles);
+CutRule CutRuleOf(const DecodeForm& form, int units, int tiles, int head_dim);
 
 }  // namespace parallax::kernels::cuda
 

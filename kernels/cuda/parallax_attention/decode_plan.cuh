@@ -127,11 +127,10 @@ __device__ inline int FullestSlice(const DecodeArgs& args) {
   return __reduce_max_sync(~0u, fullest);
 }
 
-// In charged pages.
+// The slices of a batch whose units are cut, in charged pages.
 struct DecodePlan {
   int num_slices;   // clusters that have work
-  bool cuts_units;  // else a slice takes whole units, as its SnakeTurn says
-  int slice_pages;  // of a slice that cuts units; the first `longer_slices` have one more
+  int slice_pages;  // of a slice; the first `longer_slices` have one more
   int longer_slices;
   const int* pages_before;  // [batch + 1], shared memory: before each sequence, of one unit each
 
@@ -160,23 +159,24 @@ struct PlanStorage {
   DecodePlan plans[kMaxPlanWarps];
 };
 
+// Where no unit has more charged pages than this, whole units win whatever the sum. Never where
+// there are more units than clusters.
 template <int kClusterSize>
-__device__ bool TakesWholeUnits(const DecodeArgs& args, const BatchPages& pages, int num_slices) {
+__device__ int WholePages(const DecodeArgs& args) {
+  return args.units_a_cluster == 1 ? kClusterSize * (args.cut_rule.cut_cost + 1) : -1;
+}
+
+// `pages`: of PagesOfBatch(WholePages()).
+template <int kClusterSize>
+__device__ bool TakesWholeUnits(const DecodeArgs& args, const BatchPages& pages) {
+  if (pages.most <= WholePages<kClusterSize>(args)) return true;
   int whole_rounds = args.units_a_cluster * ((pages.most + kClusterSize - 1) / kClusterSize);
   if (args.units_a_cluster > 1 && pages.most != pages.least) {
     if (kClusterSize > 1 || args.slice_groups == 0) return false;
     whole_rounds = FullestSlice(args);
   }
-  return WholeUnitsWin(args.cut_rule, pages.sum * UnitsASequence(args), num_slices * kClusterSize,
-                       whole_rounds);
-}
-
-// Where no unit has more charged pages than this, TakesWholeUnits() holds whatever their sum is,
-// and a slice is the unit of its number, without a plan. Never where there are more units than
-// clusters.
-template <int kClusterSize>
-__device__ int WholePages(const DecodeArgs& args) {
-  return args.units_a_cluster == 1 ? kClusterSize * (args.cut_rule.cut_cost + 1) : -1;
+  return WholeUnitsWin(args.cut_rule, pages.sum * UnitsASequence(args),
+                       args.num_clusters * kClusterSize, whole_rounds);
 }
 
 // Pages before each of at most 32 sequences, by every warp for itself.
@@ -239,25 +239,21 @@ __device__ void SumBlock(const DecodeArgs& args, PlanStorage<kClusterSize>& stor
   if constexpr (kForSanitizer) __syncthreads();
 }
 
-// Leaves the plan in `storage`, for registers' sake, one a warp. All threads of the CTA call it.
+// Leaves the plan in `storage`, for registers' sake, one a warp. Of a batch that has pages. All
+// threads of the CTA call it.
 template <int kClusterSize>
 __device__ void MakePlan(const DecodeArgs& args, const BatchPages& pages,
                          PlanStorage<kClusterSize>& storage) {
-  DecodePlan plan = {};
+  DecodePlan plan;
   const int total_pages = pages.sum * UnitsASequence(args);
   plan.num_slices = min(args.num_clusters, total_pages);
-  if (TakesWholeUnits<kClusterSize>(args, pages, plan.num_slices)) {
-    plan.num_slices = min(args.num_clusters, args.batch * UnitsASequence(args));
-  } else if (total_pages > 0) {
-    plan.cuts_units = true;
-    plan.slice_pages = total_pages / plan.num_slices;
-    plan.longer_slices = total_pages - plan.slice_pages * plan.num_slices;
-    if (args.batch <= 32) {
-      plan.pages_before = SumWarp(args, pages.of_lane, storage);
-    } else {
-      SumBlock(args, storage);
-      plan.pages_before = storage.pages_before;
-    }
+  plan.slice_pages = total_pages / plan.num_slices;
+  plan.longer_slices = total_pages - plan.slice_pages * plan.num_slices;
+  if (args.batch <= 32) {
+    plan.pages_before = SumWarp(args, pages.of_lane, storage);
+  } else {
+    SumBlock(args, storage);
+    plan.pages_before = storage.pages_before;
   }
   if (threadIdx.x % 32 == 0) storage.plans[threadIdx.x / 32] = plan;
   __syncwarp();
@@ -289,28 +285,31 @@ __device__ inline void SetUnit(const DecodeArgs& args, int sequence, int unit, i
   segment.first_slice = segment.last_slice = slice;
 }
 
-// The one segment of a slice that takes the unit of its number. False if it has none.
-__device__ inline bool TakeUnit(const DecodeArgs& args, int slice, Segment& segment) {
+// The one segment of a slice that takes the unit of its number alone: sooner than a walker finds it.
+// False if it has none.
+__device__ inline bool TakeOnlyUnit(const DecodeArgs& args, int slice, Segment& segment) {
   const int sequence = args.units_a_sequence.Divide(slice);
   if (sequence >= args.batch) return false;
   SetUnit(args, sequence, slice - sequence * UnitsASequence(args), slice, segment);
   return segment.end_page > 0;
 }
 
-// Walks one slice's segments in order.
+// Walks one slice's segments in order. What returns a bool says whether there is one.
 class SegmentWalker {
  public:
-  // Of a slice without segments, until Start().
+  // Of a slice without segments, until it is begun. `plan`: read from FirstPart() on.
   __device__ SegmentWalker(const DecodeArgs& args, const DecodePlan& plan, int slice)
       : args_(args), plan_(plan), slice_(slice) {}
 
-  // Once the plan is made.
-  __device__ void Start() {
-    if (slice_ >= plan_.num_slices) return;
-    if (!plan_.cuts_units) {
-      turn_ = SnakeTurn::Of(slice_, plan_.num_slices);
-      return;
-    }
+  // Begins a slice of whole units. Needs no plan, which would take a third of a microsecond.
+  __device__ bool FirstUnit(Segment& segment) {
+    turn_ = SnakeTurn::Of(slice_, args_.num_clusters);
+    return NextUnit(segment);
+  }
+
+  // Begins a slice of units that are cut.
+  __device__ bool FirstPart(Segment& segment) {
+    if (slice_ >= plan_.num_slices) return false;
     const int begin = plan_.SliceBegin(slice_);
     pages_left_ = plan_.SliceBegin(slice_ + 1) - begin;
     int high = args_.batch - 1;
@@ -325,12 +324,11 @@ class SegmentWalker {
     const int offset = begin - plan_.pages_before[sequence_] * UnitsASequence(args_);
     unit_ = offset / UnitPages();
     page_ = offset - unit_ * UnitPages();
+    return NextPart(segment);
   }
 
-  // False at the end of the slice.
   __device__ bool Next(Segment& segment) {
-    if (turn_.next == kNoTurn && pages_left_ <= 0) return false;
-    return plan_.cuts_units ? NextPart(segment) : NextUnit(segment);
+    return turn_.next == kNoTurn ? NextPart(segment) : NextUnit(segment);
   }
 
  private:
@@ -339,7 +337,7 @@ class SegmentWalker {
     while (turn_.next < units) {
       const int sequence = args_.units_a_sequence.Divide(turn_.next);
       SetUnit(args_, sequence, turn_.next - sequence * UnitsASequence(args_), slice_, segment);
-      turn_.Advance(plan_.num_slices);
+      turn_.Advance(args_.num_clusters);
       if (segment.end_page > 0) return true;
     }
     return false;

@@ -484,16 +484,16 @@ __global__ void __launch_bounds__(kDecodeThreads,
   LetNextKernelStart();
   auto& plan = shared.besides.plan;
   SegmentWalker walker(args, plan.plans[threadIdx.x / 32], slice);
-  const int whole_pages = WholePages<kClusterSize>(args);
-  const BatchPages pages = PagesOfBatch(args, whole_pages);
+  const BatchPages pages = PagesOfBatch(args, WholePages<kClusterSize>(args));
   Segment segment;
   bool more;
-  if (pages.most <= whole_pages) {
-    more = TakeUnit(args, slice, segment);
-  } else {
+  if (!TakesWholeUnits<kClusterSize>(args, pages)) {
     MakePlan<kClusterSize>(args, pages, plan);
-    walker.Start();
-    more = walker.Next(segment);
+    more = walker.FirstPart(segment);
+  } else if (args.units_a_cluster > 1) {
+    more = walker.FirstUnit(segment);
+  } else {
+    more = TakeOnlyUnit(args, slice, segment);
   }
   if (threadIdx.x >= kConsumerThreads) {
     producer.Run(segment, more, walker, shared.besides.merge_barriers);

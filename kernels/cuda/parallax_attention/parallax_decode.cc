@@ -199,7 +199,7 @@ void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& 
   args.units_a_cluster = (units + form.num_clusters - 1) / form.num_clusters;
   args.slice_groups = SliceGroups(form, of_sequence.count, args.units_a_cluster);
   args.unit_cost = kDecodeUnitCost * form.cluster_size;
-  args.cut_rule = CutRuleOf(form, units, variant.tiles);
+  args.cut_rule = CutRuleOf(form, units, variant.tiles, variant.head_dim);
   LaunchDecodeSm90(args, variant, stream.cuda_stream());
 }
 

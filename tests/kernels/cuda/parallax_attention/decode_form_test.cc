@@ -25,9 +25,7 @@ bool StaysWhole(int heads, int keys, int head_dim, int tiles = 1) {
   const int pages = (keys + kPageSize - 1) / kPageSize + kDecodeUnitCost * form.cluster_size;
   const int units_a_cluster = (heads + form.num_clusters - 1) / form.num_clusters;
   const int rounds = units_a_cluster * ((pages + form.cluster_size - 1) / form.cluster_size);
-  const int slices = std::min(form.num_clusters, pages * heads);
-  return WholeUnitsWin(CutRuleOf(form, heads, tiles), pages * heads, slices * form.cluster_size,
-                       rounds);
+  return WholeUnitsWin(CutRuleOf(form, heads, tiles, head_dim), pages * heads, form.ctas(), rounds);
 }
 
 // What was faster where both were measured (bench/kernels/cuda/LOG-decode.md).
@@ -44,24 +42,46 @@ TEST(DecodeFormTest, CutsWhatWasFasterCut) {
   EXPECT_TRUE(StaysWhole(10, 16384, 128));
   EXPECT_FALSE(StaysWhole(10, 131072, 128));
   EXPECT_TRUE(StaysWhole(14, 131072, 128));
+}
+
+TEST(DecodeFormTest, CutsWhatWasFasterCutOf64Dims) {
+  EXPECT_TRUE(StaysWhole(1, 4096, 64));
+  EXPECT_FALSE(StaysWhole(1, 8192, 64));
+  EXPECT_TRUE(StaysWhole(3, 8192, 64));
+  EXPECT_FALSE(StaysWhole(3, 16384, 64));
+  EXPECT_TRUE(StaysWhole(4, 8192, 64));
+  EXPECT_FALSE(StaysWhole(4, 32768, 64));
+  EXPECT_FALSE(StaysWhole(5, 16384, 64));
+  EXPECT_TRUE(StaysWhole(6, 16384, 64));
+  EXPECT_FALSE(StaysWhole(6, 32768, 64));
+  EXPECT_TRUE(StaysWhole(7, 16384, 64));
+  EXPECT_FALSE(StaysWhole(7, 65536, 64));
+  EXPECT_TRUE(StaysWhole(8, 32768, 64));
+  EXPECT_TRUE(StaysWhole(10, 65536, 64));
   EXPECT_TRUE(StaysWhole(16, 32768, 64));
+  EXPECT_FALSE(StaysWhole(16, 65536, 64));
+  EXPECT_TRUE(StaysWhole(20, 65536, 64));
+  EXPECT_TRUE(StaysWhole(31, 4096, 64));
+  EXPECT_FALSE(StaysWhole(32, 8192, 64));  // launched early in a step
+  EXPECT_TRUE(StaysWhole(40, 16384, 64));
+  EXPECT_FALSE(StaysWhole(40, 32768, 64));
+  EXPECT_TRUE(StaysWhole(48, 65536, 64));
 }
 
 TEST(DecodeFormTest, OneUnitAGpcStaysWhole) {
   for (const int keys : {1, 1000, 100'000, 1'000'000}) {
-    EXPECT_TRUE(StaysWhole(8, keys, 64)) << keys;
     EXPECT_TRUE(StaysWhole(8, keys, 128)) << keys;
   }
 }
 
-// The kernel takes such units without a plan.
+// The kernel does not sum up the pages of such batches.
 TEST(DecodeFormTest, ShortUnitsStayWholeWhateverTheBatch) {
   for (const int head_dim : {64, 128}) {
     for (int units = 1; units <= 300; ++units) {
       for (const int tiles : {1, 2}) {
         const DecodeForm form = DecodeFormOf(H200(), units, tiles, head_dim);
-        const CutRule rule = CutRuleOf(form, units, tiles);
-        EXPECT_LE(rule.whole_round, rule.cut_round) << units;
+        const CutRule rule = CutRuleOf(form, units, tiles, head_dim);
+        EXPECT_LE(rule.whole_round, CutRule::kCutRound) << units;
         EXPECT_TRUE(WholeUnitsWin(rule, /*pages=*/1, form.ctas(), rule.cut_cost + 1)) << units;
       }
     }
@@ -90,12 +110,11 @@ TEST(WholeUnitsWinTest, ComparesTimes) {
     return std::uniform_int_distribution<int>(low, high)(rng);
   };
   for (int i = 0; i < 100'000; ++i) {
-    const int whole_round = pick(1, 9);
-    const CutRule rule = {pick(1, 9), whole_round, whole_round + pick(0, 8)};
+    const CutRule rule = {pick(1, 9), pick(1, CutRule::kCutRound)};
     const int ctas = pick(1, 264);
     const int pages = pick(1, 100'000);
     const int whole_rounds = pick(1, 2000);
-    const int64_t cut_time = int64_t{(pages + ctas - 1) / ctas} * rule.cut_round;
+    const int64_t cut_time = int64_t{(pages + ctas - 1) / ctas} * CutRule::kCutRound;
     const int64_t whole_time = int64_t{whole_rounds - rule.cut_cost} * rule.whole_round;
     ASSERT_EQ(WholeUnitsWin(rule, pages, ctas, whole_rounds), cut_time >= whole_time)
         << "seed 11, case " << i;
