@@ -131,16 +131,15 @@ __device__ void StartForSanitizer(uint64_t (&merge_barriers)[2]) {
   }
 }
 
-// This rank's share of a segment's pages.
+// This rank's share of a segment's pages: every kClusterSize-th, so that where its pages lie in the
+// block table does not hang on how many there are.
 template <int kClusterSize>
-struct PageRange {
-  int begin;
-  int end;
-  __device__ PageRange(const Segment& segment, int rank) {
-    const int pages = segment.end_page - segment.begin_page;
-    begin = segment.begin_page + pages * rank / kClusterSize;
-    end = segment.begin_page + pages * (rank + 1) / kClusterSize;
-  }
+struct RankPages {
+  int first;  // of the pages that the rows see
+  int count;
+  __device__ RankPages(const Segment& segment, int rank)
+      : first(segment.begin_page + rank),
+        count((segment.end_page - first + kClusterSize - 1) / kClusterSize) {}
 };
 
 }  // namespace parallax::kernels::cuda

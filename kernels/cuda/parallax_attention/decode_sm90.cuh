@@ -48,15 +48,16 @@ class Producer {
   using Shared = DecodeShared<kDim, kTiles, kClusterSize>;
   using Shape = DecodeShape<kDim, kTiles, kClusterSize>;
 
-  // Sends for the block table of the slice's first sequence, not knowing yet which that is: a
-  // guess that is right where slices are whole units.
+  // Sends for the block table of the slice's first sequence, not knowing yet which that is, nor what
+  // it has: a guess that is right where slices are whole units and no window hides their beginning.
   __device__ Producer(const DecodeArgs& args, Shared& shared, int slice, int rank)
       : args_(args),
         rank_(rank),
         ring_(shared.ring, shared.besides.ring_barriers, args.ring_slots) {
     guess_ = min(static_cast<int>(args.units_a_sequence.Divide(slice)), args.batch - 1);
     if (threadIdx.x < kConsumerThreads) return;
-    if (lane() < args.max_blocks) guessed_ = args.block_tables[guess_ * args.max_blocks + lane()];
+    const int block = rank + lane() * kClusterSize;
+    if (block < args.max_blocks) guessed_ = args.block_tables[guess_ * args.max_blocks + block];
     if (lane() == 1) ring_.Advance();
   }
 
@@ -95,22 +96,22 @@ class Producer {
   }
 
   __device__ void ReadSegment(const Segment& segment) {
-    const PageRange<kClusterSize> range(segment, rank_);
-    const int32_t* const table = args_.block_tables + segment.sequence * args_.max_blocks;
-    const int end = segment.span.first_page + range.end;
-    // The first page that holds a key of the call's own tokens.
+    const RankPages<kClusterSize> pages(segment, rank_);
+    const int first_block = segment.span.first_page + pages.first;
+    const int32_t* const table =
+        args_.block_tables + segment.sequence * args_.max_blocks + first_block;
+    // This rank's pages that hold no key of the call's own tokens.
     const int new_page = (segment.span.context - segment.span.query_len) / kPageSize;
+    const int old_pages = (new_page - first_block + kClusterSize - 1) / kClusterSize;
     const auto page_of_lane = [&](int first) {
-      return first + lane() < end ? table[first + lane()] : 0;
+      return first + lane() < pages.count ? table[(first + lane()) * kClusterSize] : 0;
     };
-    int first = segment.span.first_page + range.begin;
-    int next_pages = segment.sequence == guess_ && end <= 32
-                         ? __shfl_sync(~0u, guessed_, (first + lane()) % 32)
-                         : page_of_lane(first);
-    while (first < end) {
-      int group_end = min(first + 32, end);
-      if (first < new_page) {
-        group_end = min(group_end, new_page);
+    const bool guessed = segment.sequence == guess_ && first_block == rank_;
+    int next_pages = guessed ? guessed_ : page_of_lane(0);
+    for (int first = 0; first < pages.count;) {
+      int group_end = min(first + 32, pages.count);
+      if (first < old_pages) {
+        group_end = min(group_end, old_pages);
       } else {
         WaitForInputs(args_);
       }
@@ -175,7 +176,7 @@ class Producer {
   const int rank_;
   Ring<Shape::kBlockBytes> ring_;
   int guess_;        // sequence
-  int guessed_ = 0;  // this lane's of its first pages
+  int guessed_ = 0;  // this lane's of this rank's first pages
   bool has_ring_ = false;
   bool has_shown_ = false;
 };
@@ -266,22 +267,24 @@ class Consumer {
 
   __device__ void ReadPages(const Segment& segment, const LaneRows<kTiles>& rows,
                             QueryTile<kDim, kTiles>& queries) {
-    const PageRange<kClusterSize> range(segment, rank_);
-    if (range.begin == range.end) return;
+    const RankPages<kClusterSize> pages(segment, rank_);
+    if (pages.count == 0) return;
+    constexpr int kStep = kClusterSize * kPageSize;
     // Every row sees the keys [all_begin, all_end).
     const int all_begin = FirstKey(segment, segment.span.query_len - 1);
     const int all_end = segment.span.context - segment.span.query_len + 1;
-    int page_key = (segment.span.first_page + range.begin) * kPageSize;
+    int page_key = (segment.span.first_page + pages.first) * kPageSize;
     WarpScores<kTiles> scores[1];
     bool has_scores = false;
 #pragma unroll 1
-    for (int pages_left = range.end - range.begin; pages_left > 0; --pages_left) {
+    for (int pages_left = pages.count; pages_left > 0; --pages_left) {
       const bool masked = page_key < all_begin || page_key + kPageSize > all_end;
       if constexpr (Shape::kPairsPages) {
-        const int pairs = min(pages_left, (all_end - page_key) / kPageSize) / 2;
+        const int unmasked = (all_end - page_key + kStep - kPageSize) / kStep;
+        const int pairs = min(pages_left, unmasked) / 2;
         if (!masked && pairs > 0) {
           ReadPairs(pairs, queries);
-          page_key += pairs * 2 * kPageSize;
+          page_key += pairs * 2 * kStep;
           pages_left -= pairs * 2 - 1;
           continue;
         }
@@ -300,7 +303,7 @@ class Consumer {
       } else {
         AddPage(segment, weights[0], page_key, masked);
       }
-      page_key += kPageSize;
+      page_key += kStep;
     }
   }
 
