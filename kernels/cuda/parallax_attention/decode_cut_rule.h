@@ -15,11 +15,17 @@ struct CutRule {
 
   // Rounds that are rather read than a unit cut: a merge through global memory, with what the CTAs
   // that have parts of two units lose besides.
-  int cut_cost = 3;
+  int cut_cost = 0;
   // What a round takes where units are whole, so that fewer CTAs share the memory. At most
   // kCutRound: then units of at most cut_cost + 1 rounds are whole whatever the batch.
   int whole_round = kCutRound;
 };
+
+// Rounds that whole units take, of which the longest has `most_pages`, where a cluster has at most
+// so many of them.
+constexpr int WholeRounds(int units_a_cluster, int most_pages, int cluster_size) {
+  return units_a_cluster * ((most_pages + cluster_size - 1) / cluster_size);
+}
 
 // Whether whole units, of which the fullest slice takes `whole_rounds`, are read no later than
 // `pages` in equal slices over `ctas`, merges included.

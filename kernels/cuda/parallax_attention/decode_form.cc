@@ -21,8 +21,8 @@ DecodeForm ClustersOf8(const DeviceProperties& device) {
   return {8, std::max(1, device.num_sms / 8 - 1), 1, kWholeRing};
 }
 
-// Pages of 64 dims take a CTA of a cluster about as long as the memory: by two, and with all that
-// an SM has room for on their way. They take a single CTA longer; two an SM keep the memory busy.
+// Pages of 64 dims take a CTA of a cluster, by two and with a full ring of them on their way, about
+// as long as the memory. They take a single CTA longer; two an SM keep the memory busy.
 DecodeForm FormOf64Dims(const DeviceProperties& device, int units) {
   const int sms = RoundedSms(device);
   const int clusters_of_4 = 2 * ClustersOf8(device).num_clusters;
@@ -70,16 +70,19 @@ DecodeForm DecodeFormOf(const DeviceProperties& device, int units, int tiles, in
   return tiles == 1 ? FormOfOneTile(device, units, head_dim) : FormOfTwoTiles(device, units);
 }
 
-// All numbers are as measured (bench/kernels/cuda/LOG-decode.md).
+// All numbers are as measured (bench/kernels/cuda/LOG-decode.md, versions 10 and 11).
 CutRule CutRuleOf(const DecodeForm& form, int units, int tiles, int head_dim) {
-  if (form.cluster_size == 1) return {.cut_cost = units > form.num_clusters ? 7 : 3};
+  if (form.cluster_size == 1) {
+    // Where a CTA has several units, as of 64 sequences of 1664 to 2300 keys on 256 CTAs.
+    return {.cut_cost = units > form.num_clusters ? 7 : 3, .whole_round = CutRule::kCutRound};
+  }
   const auto share = [](int part, int whole) { return CutRule::kCutRound * part / whole; };
   const CutRule of_clusters = {.cut_cost = 7, .whole_round = share(2, 3)};
   if (tiles > 1 || form.ctas_per_sm > 1) return of_clusters;
   const int reading = units * form.cluster_size;
   if (head_dim == 64) {
-    // Half of the CTAs read short pages nearly as fast as all do, but not where they start early
-    // and crowd into half of the GPCs, as clusters of 2 may (DecodeHoldsFrom).
+    // Half of the CTAs read pages of 64 dims nearly as fast as all do, but less so where they start
+    // early and crowd into half of the GPCs, as clusters of 2 may (DecodeHoldsFrom).
     const int least = form.cluster_size > 2 ? share(7, 12) : share(2, 3);
     return {.cut_cost = 12, .whole_round = std::max(least, share(reading, form.ctas()))};
   }

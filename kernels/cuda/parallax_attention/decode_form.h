@@ -1,5 +1,5 @@
-// How a launch of decode on Hopper is laid out for so many units, which the host knows, and when
-// its units are cut, which hangs on their lengths and so is left to the device.
+// How a launch of decode on Hopper is laid out for so many units, which the host knows, and the rule
+// by which the device, which knows their lengths, cuts them or not.
 //
 // A unit is one block of query rows of one (sequence, KV head).
 //
@@ -39,6 +39,7 @@ struct DecodeForm {
 // head_dim: 64 or 128.
 DecodeForm DecodeFormOf(const DeviceProperties& device, int units, int tiles, int head_dim);
 
+// Of a launch of `form` over so many units.
 CutRule CutRuleOf(const DecodeForm& form, int units, int tiles, int head_dim);
 
 }  // namespace parallax::kernels::cuda

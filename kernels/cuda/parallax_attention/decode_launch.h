@@ -1,4 +1,4 @@
-// The decode kernel's variants, and the choice of one from what the host knows.
+// The decode kernel's variants, one for each kind of DecodeForm.
 //
 // Thread safety: stateless.
 #ifndef PARALLAX_KERNELS_CUDA_PARALLAX_ATTENTION_DECODE_LAUNCH_H_

@@ -166,11 +166,12 @@ __device__ int WholePages(const DecodeArgs& args) {
   return args.units_a_cluster == 1 ? kClusterSize * (args.cut_rule.cut_cost + 1) : -1;
 }
 
-// `pages`: of PagesOfBatch(WholePages()).
+// Whether units are read whole (WholeUnitsWin). Where a cluster has several that differ that is not
+// worked out, and they are cut. `pages`: of PagesOfBatch(WholePages()).
 template <int kClusterSize>
 __device__ bool TakesWholeUnits(const DecodeArgs& args, const BatchPages& pages) {
   if (pages.most <= WholePages<kClusterSize>(args)) return true;
-  int whole_rounds = args.units_a_cluster * ((pages.most + kClusterSize - 1) / kClusterSize);
+  int whole_rounds = WholeRounds(args.units_a_cluster, pages.most, kClusterSize);
   if (args.units_a_cluster > 1 && pages.most != pages.least) {
     if (kClusterSize > 1 || args.slice_groups == 0) return false;
     whole_rounds = FullestSlice(args);
@@ -285,8 +286,8 @@ __device__ inline void SetUnit(const DecodeArgs& args, int sequence, int unit, i
   segment.first_slice = segment.last_slice = slice;
 }
 
-// The one segment of a slice that takes the unit of its number alone: sooner than a walker finds it.
-// False if it has none.
+// The one segment of a slice that takes the unit of its number alone, sooner than a walker finds
+// it. False if it has none.
 __device__ inline bool TakeOnlyUnit(const DecodeArgs& args, int slice, Segment& segment) {
   const int sequence = args.units_a_sequence.Divide(slice);
   if (sequence >= args.batch) return false;

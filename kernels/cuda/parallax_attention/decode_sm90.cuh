@@ -48,8 +48,8 @@ class Producer {
   using Shared = DecodeShared<kDim, kTiles, kClusterSize>;
   using Shape = DecodeShape<kDim, kTiles, kClusterSize>;
 
-  // Sends for the block table of the slice's first sequence, not knowing yet which that is, nor what
-  // it has: a guess that is right where slices are whole units and no window hides their beginning.
+  // Sends for the block table of the slice's first sequence, not knowing yet which that is nor how
+  // long: a guess that is right where slices are whole units and no window hides their beginning.
   __device__ Producer(const DecodeArgs& args, Shared& shared, int slice, int rank)
       : args_(args),
         rank_(rank),
@@ -280,9 +280,9 @@ class Consumer {
     for (int pages_left = pages.count; pages_left > 0; --pages_left) {
       const bool masked = page_key < all_begin || page_key + kPageSize > all_end;
       if constexpr (Shape::kPairsPages) {
-        const int unmasked = (all_end - page_key + kStep - kPageSize) / kStep;
+        const int unmasked = masked ? 0 : (all_end - kPageSize - page_key) / kStep + 1;
         const int pairs = min(pages_left, unmasked) / 2;
-        if (!masked && pairs > 0) {
+        if (pairs > 0) {
           ReadPairs(pairs, queries);
           page_key += pairs * 2 * kStep;
           pages_left -= pairs * 2 - 1;

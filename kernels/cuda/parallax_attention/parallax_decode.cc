@@ -1,6 +1,5 @@
 #include "kernels/cuda/parallax_decode.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>

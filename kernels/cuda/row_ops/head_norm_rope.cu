@@ -77,12 +77,12 @@ __device__ void Rotate(const HeadPart& table_row, HeadPart& x) {
 template <int Lanes>
 __global__ void __launch_bounds__(kThreads) HeadNormRopeKernel(KernelParams params) {
   constexpr int kHeadDim = Lanes * 2 * kVector;
-  const bool may_hold_next = params.holds_next_from != kNeverHolds;
-  if (!may_hold_next) LetNextKernelStart();
+  // Where nothing holds it, at once: not only when the position is there.
+  if (params.holds_next_from == kNeverHolds) LetNextKernelStart();
   const int64_t token = blockIdx.x;
   const int64_t position = params.positions[token];
   const bool holds_next = position >= params.holds_next_from;
-  if (may_hold_next && !holds_next) LetNextKernelStart();
+  if (!holds_next) LetNextKernelStart();
   const int head = blockIdx.y * (kThreads / Lanes) + threadIdx.x / Lanes;
   const int low = threadIdx.x % Lanes * kVector;
   const int high = low + kHeadDim / 2;

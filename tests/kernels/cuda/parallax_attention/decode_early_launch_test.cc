@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <random>
+#include <string>
+#include <tuple>
 #include <vector>
 
 #include "kernels/cuda/head_norm_rope.h"
@@ -19,11 +22,12 @@ using reference::AttentionProblem;
 // As of decode_test.cc.
 constexpr double kTolerance = 6e-3;
 
-// Of some whole pages and one key.
-std::vector<AttentionProblem> OneRowEach(int sequences, std::mt19937& rng) {
+// Of so many whole pages and one key.
+std::vector<AttentionProblem> OneRowEach(const AttentionShape& shape, int sequences, int pages,
+                                         std::mt19937& rng) {
   std::vector<AttentionProblem> problems;
   for (int i = 0; i < sequences; ++i) {
-    problems.push_back(RandomProblem({}, /*query_rows=*/1, 3 * kPageSize + 1, rng));
+    problems.push_back(RandomProblem(shape, /*query_rows=*/1, pages * kPageSize + 1, rng));
   }
   return problems;
 }
@@ -109,26 +113,48 @@ class NewTokens {
   HeadNormRopeParams params_;
 };
 
+struct EarlyBatch {
+  int sequences;
+  int pages;  // of old keys, each
+  int window = 0;
+};
+
+class DecodeEarlyLaunches : public testing::TestWithParam<std::tuple<int, EarlyBatch>> {};
+
 // The kernel before it is itself held up, while decode has long begun to read.
-TEST(DecodeEarlyLaunchTest, WaitsForWhatTheKernelBeforeItWrites) {
+TEST_P(DecodeEarlyLaunches, WaitForWhatTheKernelBeforeThemWrites) {
+  const auto& [head_dim, early] = GetParam();
   std::mt19937 rng(7);
-  for (int run = 0; run < 8; ++run) {  // the first two load the kernels
-    const int sequences = run % 2 == 0 ? 1 : 40;
-    const auto problems = OneRowEach(sequences, rng);
+  const auto problems = OneRowEach({.head_dim = head_dim, .window = early.window}, early.sequences,
+                                   early.pages, rng);
+  for (const int32_t holds_next_from : {kNeverHolds, kNeverHolds, 0}) {  // the first loads kernels
     DecodeBatch batch(problems, rng);
     const NewTokens tokens(problems, batch.params());
     ParallaxDecodeParams params = batch.params();
     params.programmatic_launch = true;
     HoldStream(/*nanoseconds=*/1'000'000, Stream(0, nullptr));
-    tokens.Write(/*holds_next_from=*/run < 4 ? kNeverHolds : 0);
+    tokens.Write(holds_next_from);
     ParallaxDecode(params, ReadDeviceProperties(0), Stream(0, nullptr));
     const auto outs = batch.ReadOut();
-    for (int i = 0; i < sequences; ++i) {
+    for (int i = 0; i < early.sequences; ++i) {
       EXPECT_LT(RelativeError(outs[i], reference::Attention(problems[i])), kTolerance)
-          << "sequence " << i << " of " << sequences;
+          << "sequence " << i << " of " << early.sequences << ", held from " << holds_next_from;
     }
   }
 }
+
+// In clusters of 8, 4 and 2 and by single CTAs. All CTAs have pages of old keys, and one of each
+// cluster has the new key's besides.
+INSTANTIATE_TEST_SUITE_P(
+    Decode, DecodeEarlyLaunches,
+    testing::Combine(testing::Values(64, 128),
+                     testing::Values(EarlyBatch{1, 19}, EarlyBatch{1, 40, /*window=*/1100},
+                                     EarlyBatch{3, 9}, EarlyBatch{6, 5}, EarlyBatch{40, 3})),
+    [](const auto& info) {
+      const EarlyBatch& early = std::get<1>(info.param);
+      return "Sequences" + std::to_string(early.sequences) + "Pages" + std::to_string(early.pages) +
+             "Dim" + std::to_string(std::get<0>(info.param));
+    });
 
 // What a kernel finds in `out` that starts early behind what is on the default stream.
 class CopyOfOut {
@@ -162,7 +188,7 @@ TEST(DecodeEarlyLaunchTest, BesidePrefillWaitsForItsInputsAndCompletesAfterIt) {
     prefilled.Enqueue();
     const std::vector<uint16_t> expected = prefilled.Read();
     for (const int sequences : {1, 40, 1, 40}) {  // again, with all kernels loaded
-      const auto problems = OneRowEach(sequences, rng);
+      const auto problems = OneRowEach({}, sequences, /*pages=*/3, rng);
       DecodeBatch batch(problems, rng);
       const NewTokens tokens(problems, batch.params());
       ParallaxDecodeParams params = batch.params();

@@ -3,9 +3,9 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <random>
+#include <tuple>
 
 #include "kernels/kv_cache_view.h"
 
@@ -19,13 +19,13 @@ DeviceProperties H200() {
   return device;
 }
 
-// One sequence of so many KV heads and keys, as the kernel counts it.
-bool StaysWhole(int heads, int keys, int head_dim, int tiles = 1) {
-  const DecodeForm form = DecodeFormOf(H200(), heads, tiles, head_dim);
+// Whether units of one sequence are read whole, by what the kernel asks (TakesWholeUnits).
+bool StaysWhole(int units, int keys, int head_dim, int tiles = 1) {
+  const DecodeForm form = DecodeFormOf(H200(), units, tiles, head_dim);
   const int pages = (keys + kPageSize - 1) / kPageSize + kDecodeUnitCost * form.cluster_size;
-  const int units_a_cluster = (heads + form.num_clusters - 1) / form.num_clusters;
-  const int rounds = units_a_cluster * ((pages + form.cluster_size - 1) / form.cluster_size);
-  return WholeUnitsWin(CutRuleOf(form, heads, tiles, head_dim), pages * heads, form.ctas(), rounds);
+  const int units_a_cluster = (units + form.num_clusters - 1) / form.num_clusters;
+  return WholeUnitsWin(CutRuleOf(form, units, tiles, head_dim), pages * units, form.ctas(),
+                       WholeRounds(units_a_cluster, pages, form.cluster_size));
 }
 
 // What was faster where both were measured (bench/kernels/cuda/LOG-decode.md).
@@ -68,6 +68,37 @@ TEST(DecodeFormTest, CutsWhatWasFasterCutOf64Dims) {
   EXPECT_TRUE(StaysWhole(48, 65536, 64));
 }
 
+TEST(DecodeFormTest, CutsLongUnitsOfSingleCtasAndOfTwoTiles) {
+  EXPECT_TRUE(StaysWhole(100, 512, 128));
+  EXPECT_FALSE(StaysWhole(100, 4096, 128));
+  EXPECT_TRUE(StaysWhole(128, 100'000, 128));  // one each
+  EXPECT_TRUE(StaysWhole(300, 400, 128));      // two for some
+  EXPECT_FALSE(StaysWhole(300, 2048, 128));
+  EXPECT_TRUE(StaysWhole(512, 100'000, 128));  // two each
+  for (const int head_dim : {64, 128}) {
+    EXPECT_TRUE(StaysWhole(4, 2048, head_dim, /*tiles=*/2));
+    EXPECT_FALSE(StaysWhole(4, 16384, head_dim, /*tiles=*/2));
+  }
+}
+
+// What the tests of cut units rely on (decode_test.cc): without a plan they would test little.
+TEST(DecodeFormTest, CutsTheTestsOfCutUnits) {
+  for (const int head_dim : {64, 128}) {
+    for (const auto& [sequences, longest, others] :
+         {std::tuple{2, 8000, 100}, {16, 6000, 60}, {40, 6000, 60}, {270, 6000, 60}}) {
+      const DecodeForm form = DecodeFormOf(H200(), sequences, /*tiles=*/1, head_dim);
+      const auto charged = [&](int keys) {
+        return (keys + kPageSize - 1) / kPageSize + kDecodeUnitCost * form.cluster_size;
+      };
+      const int pages = charged(longest) + (sequences - 1) * charged(others);
+      EXPECT_FALSE(WholeUnitsWin(CutRuleOf(form, sequences, /*tiles=*/1, head_dim), pages,
+                                 form.ctas(),
+                                 WholeRounds(1, charged(longest), form.cluster_size)))
+          << sequences << " of " << head_dim << " dims";
+    }
+  }
+}
+
 TEST(DecodeFormTest, OneUnitAGpcStaysWhole) {
   for (const int keys : {1, 1000, 100'000, 1'000'000}) {
     EXPECT_TRUE(StaysWhole(8, keys, 128)) << keys;
@@ -88,13 +119,27 @@ TEST(DecodeFormTest, ShortUnitsStayWholeWhateverTheBatch) {
   }
 }
 
+// As the occupancy query answers for CTAs that have an SM each.
+int ClustersAtOnce(int cluster_size) {
+  switch (cluster_size) {
+    case 8:
+      return 15;
+    case 4:
+      return 30;
+    case 2:
+      return 66;
+    default:
+      return 132;
+  }
+}
+
 // All CTAs of a form must run at once, so that none waits for another's place.
 TEST(DecodeFormTest, FitsTheGpu) {
   for (const int head_dim : {64, 128}) {
     for (int units = 1; units <= 300; ++units) {
       for (const int tiles : {1, 2}) {
         const DecodeForm form = DecodeFormOf(H200(), units, tiles, head_dim);
-        EXPECT_LE(form.ctas(), form.ctas_per_sm * 132) << units;
+        EXPECT_LE(form.num_clusters, form.ctas_per_sm * ClustersAtOnce(form.cluster_size)) << units;
         if (form.cluster_size > 1 && tiles == 1) {
           EXPECT_LE(units, form.num_clusters) << units;
         }

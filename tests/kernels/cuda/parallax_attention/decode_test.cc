@@ -142,6 +142,19 @@ TEST(DecodeTest, PagesTakenByTwo) {
   }
 }
 
+// More pages a CTA than the feeding warp looks up at once.
+TEST(DecodeTest, ManyPagesACta) {
+  for (const int head_dim : {64, 128}) {
+    AttentionShape shape{.query_heads = 1, .kv_heads = 1, .head_dim = head_dim};
+    for (const int window : {0, 4500}) {
+      shape.window = window;
+      EXPECT_LT(WorstError(shape, std::vector<int>(8, 20000)), kTolerance) << "clusters of 8";
+      EXPECT_LT(WorstError(shape, std::vector<int>(20, 9000)), kTolerance) << "clusters of 4";
+      EXPECT_LT(WorstError(shape, std::vector<int>(40, 5000)), kTolerance) << "clusters of 2";
+    }
+  }
+}
+
 // Few units that are cut into slices of parts of two of them, and pairs of pages in both.
 TEST(DecodeTest, PagesTakenByTwoOfUnitsThatAreCut) {
   const AttentionShape shape{.query_heads = 1, .kv_heads = 1, .head_dim = 64};
@@ -152,8 +165,8 @@ TEST(DecodeTest, PagesTakenByTwoOfUnitsThatAreCut) {
       kTolerance);
 }
 
-// Batches of one KV head that make each kernel's ring turn and, where units are cut, its merge.
-// Small enough for racecheck, a launch each.
+// Batches of one KV head that make each kernel's ring turn, and cut units (as decode_form_test.cc
+// makes sure). Small enough for racecheck, a launch each.
 struct KernelCase {
   std::string name;
   int query_heads;  // 16 rows take two tiles
@@ -178,9 +191,11 @@ INSTANTIATE_TEST_SUITE_P(
     Decode, DecodeKernels,
     testing::Combine(testing::Values(64, 128),
                      testing::Values(KernelCase{"ClustersOf8", 1, std::vector<int>(4, 4200)},
-                                     KernelCase{"ClustersOf8Cut", 1, {4000, 100}},
-                                     KernelCase{"ClustersOf4", 1, std::vector<int>(16, 1300)},
-                                     KernelCase{"ClustersOf2", 1, std::vector<int>(40, 560)},
+                                     KernelCase{"ClustersOf8Cut", 1, {8000, 100}},
+                                     KernelCase{"ClustersOf4", 1, std::vector<int>(16, 2600)},
+                                     KernelCase{"ClustersOf4Cut", 1, LongAmongShort(16, 6000, 60)},
+                                     KernelCase{"ClustersOf2", 1, std::vector<int>(40, 1300)},
+                                     KernelCase{"ClustersOf2Cut", 1, LongAmongShort(40, 6000, 60)},
                                      KernelCase{"OneAnSm", 1, std::vector<int>(100, 450)},
                                      KernelCase{"TwoAnSm", 1, std::vector<int>(140, 250)},
                                      KernelCase{"TwoAnSmCut", 1, LongAmongShort(270, 6000, 60)},
