@@ -17,8 +17,9 @@ namespace {
 constexpr const char* kOp = "ParallaxDecode";
 constexpr int kWorkspaceAlignment = 256;
 
-// From this position on, batches in clusters of 4 had better start on free SMs. Two to four
-// sequences of 8 KV heads lose by it at 2048 keys and gain at 4096.
+// From this position on, batches in clusters of 4 whose CTAs share SMs by two had better start on
+// free ones: two to four sequences of 8 KV heads of 128 dims lose by it at 2048 keys and gain at
+// 4096. Those of 64 dims, whose CTAs have an SM each, lose by it up to 16384.
 constexpr int kLongContext = 3072;
 
 // Lengths that a lane may read to find out how full whole units of unequal lengths make a slice: as
@@ -168,7 +169,8 @@ int32_t DecodeHoldsFrom(const DeviceProperties& device, int batch, int num_query
   const DecodeForm form = DecodeFormOf(device, batch * units.count, units.tiles, cache.head_dim);
   if (form.cluster_size == kMostClusterSize) return 0;
   const bool reads_long = sliding_window == 0 || sliding_window >= kLongContext;
-  return form.cluster_size == 4 && reads_long ? kLongContext : kNeverHolds;
+  const bool crowds = form.cluster_size == 4 && form.ctas_per_sm > 1;
+  return crowds && reads_long ? kLongContext : kNeverHolds;
 }
 
 void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& device,
