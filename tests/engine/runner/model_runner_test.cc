@@ -270,7 +270,9 @@ TEST_F(ModelRunnerTest, NanEndsOneSequenceAndNoOther) {
   EXPECT_FALSE(result.samples[1].nan_logits);
   // A GPU multiplies the values of a tile by weights of zero where a row does not see them: there
   // the NaN reaches the sequence's own rows before it.
-  if (Backend().device == RunnerDevice::kCpu) EXPECT_FALSE(result.prompt_logprobs[6].nan_logits);
+  if (Backend().device == RunnerDevice::kCpu) {
+    EXPECT_FALSE(result.prompt_logprobs[6].nan_logits);
+  }
   EXPECT_TRUE(result.prompt_logprobs[7].nan_logits);
   // The pages that held NaN are used again by the healthy one.
   driver.Detach(sick);
