@@ -1,5 +1,5 @@
-// How a launch of decode on Hopper is laid out for so many units, which the host knows, and the rule
-// by which the device, which knows their lengths, cuts them or not.
+// How a launch of decode on Hopper is laid out for so many units, which the host knows, and the
+// rule by which the device, which knows their lengths, cuts them or not.
 //
 // A unit is one block of query rows of one (sequence, KV head).
 //

@@ -18,8 +18,8 @@ struct DecodeShape {
   // A page of short rows takes a warp longer than its bytes take, in waits for one result after
   // another: then the scores of a page are computed while the values of the one before are added.
   static constexpr bool kScoresAhead = kDim == 64;
-  // And pages are taken by two, in clusters. It takes slots of the ring: with those of two CTAs that
-  // share an SM it was slower.
+  // And pages are taken by two, in clusters. It takes slots of the ring: with those of two CTAs
+  // that share an SM it was slower.
   static constexpr bool kPairsPages = kScoresAhead && kTiles == 1 && kClusterSize > 1;
 
   // Of pairs: from the values of two pages to the keys of the two ahead are six slots, and the
