@@ -85,7 +85,7 @@ size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_quer
 // The position from which on (HeadNormRopeParams::holds_next_from) the kernel of such a batch, a
 // row a sequence, is faster if it finds all multiprocessors free than if it starts as early as it
 // can; kNeverHolds if it never is. That is so where few (sequence, KV head) pairs are each read by
-// a cluster: clusters crowd on the multiprocessors that are free first.
+// a large cluster, or by one that shares its multiprocessors: they crowd on those free first.
 int32_t DecodeHoldsFrom(const DeviceProperties& device, int batch, int num_query_heads,
                         const PagedKvCache& cache, int32_t sliding_window);
 

@@ -149,10 +149,10 @@ def _warm(report: Report) -> list[Bar]:
     bars = []
     for m in report.of("decode_warm.txt"):
         limit = WARM_BARS_US[_name(m)]
-        programmatic = m.own["programmatic_us"]
-        text = f"{m.us:.2f} us, {programmatic:.2f} with programmatic launches"
-        what = f"decode, warm, in a graph of the one or the other launches, ({_name(m)})"
-        bars.append(Bar(what, f"<= {limit} us", text, min(m.us, programmatic) <= limit))
+        us = m.as_served.us
+        text = f"{us:.2f} us; {m.us:.2f} plain, {m.own['programmatic_us']:.2f} programmatic"
+        what = f"decode, warm, in a graph as served, ({_name(m)})"
+        bars.append(Bar(what, f"<= {limit} us", text, us <= limit))
     return bars
 
 

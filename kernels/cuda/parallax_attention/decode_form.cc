@@ -22,7 +22,8 @@ DecodeForm ClustersOf8(const DeviceProperties& device) {
 }
 
 // Pages of 64 dims take a CTA of a cluster, by two and with a full ring of them on their way, about
-// as long as the memory. They take a single CTA longer; two an SM keep the memory busy.
+// as long as the memory. They take a single CTA longer, and where units suffice two an SM keep the
+// memory busy; where two of fewer find room, the GPU puts two on one SM and leaves others idle.
 DecodeForm FormOf64Dims(const DeviceProperties& device, int units) {
   const int sms = RoundedSms(device);
   const int clusters_of_4 = 2 * ClustersOf8(device).num_clusters;
@@ -81,8 +82,8 @@ CutRule CutRuleOf(const DecodeForm& form, int units, int tiles, int head_dim) {
   if (tiles > 1 || form.ctas_per_sm > 1) return of_clusters;
   const int reading = units * form.cluster_size;
   if (head_dim == 64) {
-    // Half of the CTAs read pages of 64 dims nearly as fast as all do, but less so where they start
-    // early and crowd into half of the GPCs, as clusters of 2 may (DecodeHoldsFrom).
+    // Half of the CTAs read pages of 64 dims nearly as fast as all do. In clusters of 2 they had
+    // better be more: 32 units of 8192 keys took 4 % longer whole where a step starts them early.
     const int least = form.cluster_size > 2 ? share(7, 12) : share(2, 3);
     return {.cut_cost = 12, .whole_round = std::max(least, share(reading, form.ctas()))};
   }
@@ -93,6 +94,7 @@ CutRule CutRuleOf(const DecodeForm& form, int units, int tiles, int head_dim) {
   if (reading > in_half_of_each_gpc) return {.cut_cost = 7, .whole_round = share(7, 9)};
   // Eight CTAs in each GPC read as fast as all do, in half of the GPCs nearly.
   if (2 * reading < in_half_of_each_gpc) return of_clusters;
+  // 8: six units of 16384 keys are read sooner whole.
   return {.cut_cost = 8, .whole_round = share(in_half_of_each_gpc, form.ctas())};
 }
 

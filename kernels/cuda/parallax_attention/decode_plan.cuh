@@ -166,14 +166,13 @@ __device__ int WholePages(const DecodeArgs& args) {
   return args.units_a_cluster == 1 ? kClusterSize * (args.cut_rule.cut_cost + 1) : -1;
 }
 
-// Whether units are read whole (WholeUnitsWin). Where a cluster has several that differ that is not
-// worked out, and they are cut. `pages`: of PagesOfBatch(WholePages()).
+// Whether units are read whole (WholeUnitsWin). `pages`: of PagesOfBatch(WholePages()).
 template <int kClusterSize>
 __device__ bool TakesWholeUnits(const DecodeArgs& args, const BatchPages& pages) {
   if (pages.most <= WholePages<kClusterSize>(args)) return true;
   int whole_rounds = WholeRounds(args.units_a_cluster, pages.most, kClusterSize);
   if (args.units_a_cluster > 1 && pages.most != pages.least) {
-    if (kClusterSize > 1 || args.slice_groups == 0) return false;
+    if (kClusterSize > 1 || args.slice_groups == 0) return false;  // not worked out
     whole_rounds = FullestSlice(args);
   }
   return WholeUnitsWin(args.cut_rule, pages.sum * UnitsASequence(args),

@@ -77,7 +77,7 @@ __device__ void Rotate(const HeadPart& table_row, HeadPart& x) {
 template <int Lanes>
 __global__ void __launch_bounds__(kThreads) HeadNormRopeKernel(KernelParams params) {
   constexpr int kHeadDim = Lanes * 2 * kVector;
-  // Where nothing holds it, at once: not only when the position is there.
+  // Where nothing holds it, at once and not only when the position is there; again does nothing.
   if (params.holds_next_from == kNeverHolds) LetNextKernelStart();
   const int64_t token = blockIdx.x;
   const int64_t position = params.positions[token];

@@ -125,8 +125,8 @@ class DecodeEarlyLaunches : public testing::TestWithParam<std::tuple<int, EarlyB
 TEST_P(DecodeEarlyLaunches, WaitForWhatTheKernelBeforeThemWrites) {
   const auto& [head_dim, early] = GetParam();
   std::mt19937 rng(7);
-  const auto problems = OneRowEach({.head_dim = head_dim, .window = early.window}, early.sequences,
-                                   early.pages, rng);
+  const auto problems =
+      OneRowEach({.head_dim = head_dim, .window = early.window}, early.sequences, early.pages, rng);
   for (const int32_t holds_next_from : {kNeverHolds, kNeverHolds, 0}) {  // the first loads kernels
     DecodeBatch batch(problems, rng);
     const NewTokens tokens(problems, batch.params());

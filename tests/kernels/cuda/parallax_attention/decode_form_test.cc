@@ -28,7 +28,7 @@ bool StaysWhole(int units, int keys, int head_dim, int tiles = 1) {
                        WholeRounds(units_a_cluster, pages, form.cluster_size));
 }
 
-// What was faster where both were measured (bench/kernels/cuda/LOG-decode.md).
+// What was faster where both were measured (bench/kernels/cuda/LOG-decode.md, version 10).
 TEST(DecodeFormTest, CutsWhatWasFasterCut) {
   EXPECT_FALSE(StaysWhole(1, 4096, 128));
   EXPECT_TRUE(StaysWhole(5, 8192, 128));
@@ -44,6 +44,7 @@ TEST(DecodeFormTest, CutsWhatWasFasterCut) {
   EXPECT_TRUE(StaysWhole(14, 131072, 128));
 }
 
+// The same of the sweep of version 11.
 TEST(DecodeFormTest, CutsWhatWasFasterCutOf64Dims) {
   EXPECT_TRUE(StaysWhole(1, 4096, 64));
   EXPECT_FALSE(StaysWhole(1, 8192, 64));
@@ -84,16 +85,22 @@ TEST(DecodeFormTest, CutsLongUnitsOfSingleCtasAndOfTwoTiles) {
 // What the tests of cut units rely on (decode_test.cc): without a plan they would test little.
 TEST(DecodeFormTest, CutsTheTestsOfCutUnits) {
   for (const int head_dim : {64, 128}) {
-    for (const auto& [sequences, longest, others] :
-         {std::tuple{2, 8000, 100}, {16, 6000, 60}, {40, 6000, 60}, {270, 6000, 60}}) {
-      const DecodeForm form = DecodeFormOf(H200(), sequences, /*tiles=*/1, head_dim);
+    for (const auto& [sequences, longest, others, tiles] :
+         {std::tuple{2, 8000, 100, 1},
+          {3, 310 * kPageSize - 1, 290 * kPageSize, 1},
+          {16, 6000, 60, 1},
+          {40, 6000, 60, 1},
+          {270, 6000, 60, 1},
+          {140, 6000, 60, 2}}) {
+      const DecodeForm form = DecodeFormOf(H200(), sequences, tiles, head_dim);
       const auto charged = [&](int keys) {
         return (keys + kPageSize - 1) / kPageSize + kDecodeUnitCost * form.cluster_size;
       };
       const int pages = charged(longest) + (sequences - 1) * charged(others);
-      EXPECT_FALSE(WholeUnitsWin(CutRuleOf(form, sequences, /*tiles=*/1, head_dim), pages,
-                                 form.ctas(),
-                                 WholeRounds(1, charged(longest), form.cluster_size)))
+      // A slice has the longest unit at least.
+      const int whole_rounds = WholeRounds(1, charged(longest), form.cluster_size);
+      EXPECT_FALSE(WholeUnitsWin(CutRuleOf(form, sequences, tiles, head_dim), pages, form.ctas(),
+                                 whole_rounds))
           << sequences << " of " << head_dim << " dims";
     }
   }
