@@ -28,10 +28,10 @@ struct SequenceUnits {
 };
 
 struct DecodeForm {
-  int cluster_size;
+  int cluster_size;  // CTAs that share a segment: 1 or 8; of one tile 2 or 4 too
   int num_clusters;
-  int ctas_per_sm;
-  int ring_bytes;
+  int ctas_per_sm;  // that shared memory should leave room for
+  int ring_bytes;   // that a CTA keeps on their way to it, if they fit
 
   int ctas() const { return num_clusters * cluster_size; }
 };

@@ -108,6 +108,11 @@ class Ring {
   uint32_t phase_ = 0;
 };
 
+// Warps set the ring's barriers up for each other and wait for them no sooner than they use them:
+// consumers for those of the first two slots, the feeding warp for all others.
+inline constexpr int kFirstSlotsReady = 3;
+inline constexpr int kRingReady = 4;
+
 // A slot of the ring is free once every warp has read it.
 inline constexpr int kArrivalsToFree = kConsumerWarps * kArrivalsAWarp;
 

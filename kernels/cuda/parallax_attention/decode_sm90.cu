@@ -15,10 +15,11 @@ void Launch(DecodeArgs args, const DecodeVariant& variant, cudaStream_t stream) 
   const auto kernel = DecodeKernelSm90<kDim, kTiles, kClusterSize>;
   using Shape = DecodeShape<kDim, kTiles, kClusterSize>;
   using Shared = DecodeShared<kDim, kTiles, kClusterSize>;
-  args.ring_slots = std::clamp(variant.ring_bytes / Shape::kBlockBytes, Shape::kMinRingSlots,
-                               Shared::MaxSlots(std::min(variant.ctas_per_sm, Shape::kCtasPerSm)));
+  args.ring_slots =
+      std::clamp(variant.form.ring_bytes / Shape::kBlockBytes, Shape::kMinRingSlots,
+                 Shared::MaxSlots(std::min(variant.form.ctas_per_sm, Shape::kCtasPerSm)));
   const int shared_bytes = sizeof(Shared) + args.ring_slots * Shape::kBlockBytes;
-  static_assert(DecodePartialsOfCluster({kDim, kTiles, kClusterSize}) ==
+  static_assert(DecodePartialsOfCluster(kDim, kTiles, kClusterSize) ==
                 2 * kClusterSize * Shape::kPartialSize);
   CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
             kOp, "cudaFuncSetAttribute");
@@ -34,10 +35,10 @@ void LaunchOfDim(const DecodeArgs& args, const DecodeVariant& variant, cudaStrea
     Launch<kDim, kTiles, kClusterSize>(args, variant, stream);
   };
   if (variant.tiles == 2) {
-    if (variant.cluster_size == 1) return launch.template operator()<2, 1>();
+    if (variant.form.cluster_size == 1) return launch.template operator()<2, 1>();
     return launch.template operator()<2, 8>();
   }
-  switch (variant.cluster_size) {
+  switch (variant.form.cluster_size) {
     case 1:
       return launch.template operator()<1, 1>();
     case 2:

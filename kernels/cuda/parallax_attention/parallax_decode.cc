@@ -153,7 +153,7 @@ size_t ParallaxDecodeWorkspaceBytes(const DeviceProperties& device, int num_quer
   // No form has more CTAs than that of many units, and those of a cluster share what it leaves.
   const DecodeForm form = DecodeFormOf(device, kMaxDecodeBatch, tiles, head_dim);
   const int64_t partials =
-      form.num_clusters * DecodePartialsOfCluster({head_dim, tiles, form.cluster_size});
+      form.num_clusters * DecodePartialsOfCluster(head_dim, tiles, form.cluster_size);
   return CounterBytes(device) + partials * sizeof(float4);
 }
 
@@ -183,25 +183,21 @@ void ParallaxDecode(const ParallaxDecodeParams& params, const DeviceProperties& 
   DecodeArgs args = MakeArgs(params, device);
   const int rows = static_cast<int>(args.group.value) * params.max_query_len;
   const SequenceUnits of_sequence(rows, args.num_kv_heads);
-  DecodeVariant variant;
-  variant.head_dim = params.cache.head_dim;
-  variant.tiles = of_sequence.tiles;
-  variant.programmatic_launch = params.programmatic_launch || params.beside_preceding;
   CheckCounts(args.batch, of_sequence.count,
               params.max_blocks + kDecodeUnitCost * kMostClusterSize);
   const int units = args.batch * of_sequence.count;
-  const DecodeForm form = DecodeFormOf(device, units, variant.tiles, variant.head_dim);
-  variant.cluster_size = form.cluster_size;
-  variant.ctas_per_sm = form.ctas_per_sm;
-  variant.ring_bytes = form.ring_bytes;
+  const int tiles = of_sequence.tiles;
+  const int head_dim = params.cache.head_dim;
+  const DecodeForm form = DecodeFormOf(device, units, tiles, head_dim);
   args.row_blocks = Divisor(of_sequence.row_blocks);
   args.units_a_sequence = Divisor(of_sequence.count);
   args.num_clusters = form.num_clusters;
   args.units_a_cluster = (units + form.num_clusters - 1) / form.num_clusters;
   args.slice_groups = SliceGroups(form, of_sequence.count, args.units_a_cluster);
   args.unit_cost = kDecodeUnitCost * form.cluster_size;
-  args.cut_rule = CutRuleOf(form, units, variant.tiles, variant.head_dim);
-  LaunchDecodeSm90(args, variant, stream.cuda_stream());
+  args.cut_rule = CutRuleOf(form, units, tiles, head_dim);
+  const bool programmatic_launch = params.programmatic_launch || params.beside_preceding;
+  LaunchDecodeSm90(args, {head_dim, tiles, form, programmatic_launch}, stream.cuda_stream());
 }
 
 }  // namespace parallax::kernels::cuda

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <random>
 #include <tuple>
 
@@ -19,66 +20,78 @@ DeviceProperties H200() {
   return device;
 }
 
-// Whether units of one sequence are read whole, by what the kernel asks (TakesWholeUnits).
-bool StaysWhole(int units, int keys, int head_dim, int tiles = 1) {
-  const DecodeForm form = DecodeFormOf(H200(), units, tiles, head_dim);
-  const int pages = (keys + kPageSize - 1) / kPageSize + kDecodeUnitCost * form.cluster_size;
-  const int units_a_cluster = (units + form.num_clusters - 1) / form.num_clusters;
-  return WholeUnitsWin(CutRuleOf(form, units, tiles, head_dim), pages * units, form.ctas(),
-                       WholeRounds(units_a_cluster, pages, form.cluster_size));
+// What a unit of so many keys counts for.
+int ChargedPages(const DecodeForm& form, int keys) {
+  return (keys + kPageSize - 1) / kPageSize + kDecodeUnitCost * form.cluster_size;
+}
+
+enum Reading { kCut, kWhole };
+
+// How equal units are to be read.
+struct Decision {
+  int units;
+  int keys;
+  Reading reading;
+};
+
+// Of one sequence, by what the kernel asks (TakesWholeUnits).
+void ExpectDecisions(int head_dim, int tiles, std::initializer_list<Decision> decisions) {
+  for (const auto& [units, keys, reading] : decisions) {
+    const DecodeForm form = DecodeFormOf(H200(), units, tiles, head_dim);
+    const int pages = ChargedPages(form, keys);
+    const int units_a_cluster = (units + form.num_clusters - 1) / form.num_clusters;
+    EXPECT_EQ(WholeUnitsWin(CutRuleOf(form, units, tiles, head_dim), pages * units, form.ctas(),
+                            WholeRounds(units_a_cluster, pages, form.cluster_size)),
+              reading == kWhole)
+        << units << " units of " << keys << " keys, " << head_dim << " dims, " << tiles << " tiles";
+  }
 }
 
 // What was faster where both were measured (bench/kernels/cuda/LOG-decode.md, version 10).
 TEST(DecodeFormTest, CutsWhatWasFasterCut) {
-  EXPECT_FALSE(StaysWhole(1, 4096, 128));
-  EXPECT_TRUE(StaysWhole(5, 8192, 128));
-  EXPECT_FALSE(StaysWhole(5, 16384, 128));
-  EXPECT_TRUE(StaysWhole(6, 16384, 128));
-  EXPECT_FALSE(StaysWhole(6, 131072, 128));
-  EXPECT_TRUE(StaysWhole(7, 32768, 128));
-  EXPECT_FALSE(StaysWhole(7, 131072, 128));
-  EXPECT_TRUE(StaysWhole(9, 16384, 128));
-  EXPECT_FALSE(StaysWhole(9, 131072, 128));
-  EXPECT_TRUE(StaysWhole(10, 16384, 128));
-  EXPECT_FALSE(StaysWhole(10, 131072, 128));
-  EXPECT_TRUE(StaysWhole(14, 131072, 128));
+  ExpectDecisions(/*head_dim=*/128, /*tiles=*/1,
+                  {
+                      {1, 4096, kCut},
+                      {5, 8192, kWhole},
+                      {5, 16384, kCut},
+                      {6, 16384, kWhole},
+                      {6, 131072, kCut},
+                      {7, 32768, kWhole},
+                      {7, 131072, kCut},
+                      {9, 16384, kWhole},
+                      {9, 131072, kCut},
+                      {10, 16384, kWhole},
+                      {10, 131072, kCut},
+                      {14, 131072, kWhole},
+                  });
 }
 
 // The same of the sweep of version 11.
 TEST(DecodeFormTest, CutsWhatWasFasterCutOf64Dims) {
-  EXPECT_TRUE(StaysWhole(1, 4096, 64));
-  EXPECT_FALSE(StaysWhole(1, 8192, 64));
-  EXPECT_TRUE(StaysWhole(3, 8192, 64));
-  EXPECT_FALSE(StaysWhole(3, 16384, 64));
-  EXPECT_TRUE(StaysWhole(4, 8192, 64));
-  EXPECT_FALSE(StaysWhole(4, 32768, 64));
-  EXPECT_FALSE(StaysWhole(5, 16384, 64));
-  EXPECT_TRUE(StaysWhole(6, 16384, 64));
-  EXPECT_FALSE(StaysWhole(6, 32768, 64));
-  EXPECT_TRUE(StaysWhole(7, 16384, 64));
-  EXPECT_FALSE(StaysWhole(7, 65536, 64));
-  EXPECT_TRUE(StaysWhole(8, 32768, 64));
-  EXPECT_TRUE(StaysWhole(10, 65536, 64));
-  EXPECT_TRUE(StaysWhole(16, 32768, 64));
-  EXPECT_FALSE(StaysWhole(16, 65536, 64));
-  EXPECT_TRUE(StaysWhole(20, 65536, 64));
-  EXPECT_TRUE(StaysWhole(31, 4096, 64));
-  EXPECT_FALSE(StaysWhole(32, 8192, 64));  // launched early in a step
-  EXPECT_TRUE(StaysWhole(40, 16384, 64));
-  EXPECT_FALSE(StaysWhole(40, 32768, 64));
-  EXPECT_TRUE(StaysWhole(48, 65536, 64));
+  ExpectDecisions(
+      /*head_dim=*/64, /*tiles=*/1,
+      {
+          {1, 4096, kWhole},   {1, 8192, kCut},     {3, 8192, kWhole},   {3, 16384, kCut},
+          {4, 8192, kWhole},   {4, 32768, kCut},    {5, 16384, kCut},    {6, 16384, kWhole},
+          {6, 32768, kCut},    {7, 16384, kWhole},  {7, 65536, kCut},    {8, 32768, kWhole},
+          {10, 65536, kWhole}, {16, 32768, kWhole}, {16, 65536, kCut},   {20, 65536, kWhole},
+          {31, 4096, kWhole},  {32, 8192, kCut},  // launched early in a step
+          {40, 16384, kWhole}, {40, 32768, kCut},   {48, 65536, kWhole},
+      });
 }
 
 TEST(DecodeFormTest, CutsLongUnitsOfSingleCtasAndOfTwoTiles) {
-  EXPECT_TRUE(StaysWhole(100, 512, 128));
-  EXPECT_FALSE(StaysWhole(100, 4096, 128));
-  EXPECT_TRUE(StaysWhole(128, 100'000, 128));  // one each
-  EXPECT_TRUE(StaysWhole(300, 400, 128));      // two for some
-  EXPECT_FALSE(StaysWhole(300, 2048, 128));
-  EXPECT_TRUE(StaysWhole(512, 100'000, 128));  // two each
+  ExpectDecisions(/*head_dim=*/128, /*tiles=*/1,
+                  {
+                      {100, 512, kWhole},
+                      {100, 4096, kCut},
+                      {128, 100'000, kWhole},  // one each
+                      {300, 400, kWhole},      // two for some
+                      {300, 2048, kCut},
+                      {512, 100'000, kWhole},  // two each
+                  });
   for (const int head_dim : {64, 128}) {
-    EXPECT_TRUE(StaysWhole(4, 2048, head_dim, /*tiles=*/2));
-    EXPECT_FALSE(StaysWhole(4, 16384, head_dim, /*tiles=*/2));
+    ExpectDecisions(head_dim, /*tiles=*/2, {{4, 2048, kWhole}, {4, 16384, kCut}});
   }
 }
 
@@ -93,12 +106,9 @@ TEST(DecodeFormTest, CutsTheTestsOfCutUnits) {
           {270, 6000, 60, 1},
           {140, 6000, 60, 2}}) {
       const DecodeForm form = DecodeFormOf(H200(), sequences, tiles, head_dim);
-      const auto charged = [&](int keys) {
-        return (keys + kPageSize - 1) / kPageSize + kDecodeUnitCost * form.cluster_size;
-      };
-      const int pages = charged(longest) + (sequences - 1) * charged(others);
+      const int pages = ChargedPages(form, longest) + (sequences - 1) * ChargedPages(form, others);
       // A slice has the longest unit at least.
-      const int whole_rounds = WholeRounds(1, charged(longest), form.cluster_size);
+      const int whole_rounds = WholeRounds(1, ChargedPages(form, longest), form.cluster_size);
       EXPECT_FALSE(WholeUnitsWin(CutRuleOf(form, sequences, tiles, head_dim), pages, form.ctas(),
                                  whole_rounds))
           << sequences << " of " << head_dim << " dims";
@@ -107,9 +117,9 @@ TEST(DecodeFormTest, CutsTheTestsOfCutUnits) {
 }
 
 TEST(DecodeFormTest, OneUnitAGpcStaysWhole) {
-  for (const int keys : {1, 1000, 100'000, 1'000'000}) {
-    EXPECT_TRUE(StaysWhole(8, keys, 128)) << keys;
-  }
+  ExpectDecisions(
+      /*head_dim=*/128, /*tiles=*/1,
+      {{8, 1, kWhole}, {8, 1000, kWhole}, {8, 100'000, kWhole}, {8, 1'000'000, kWhole}});
 }
 
 // The kernel does not sum up the pages of such batches.
